@@ -1,0 +1,1 @@
+"""The nouns that everybody shares. Imports torch, numpy, pydantic and the standard library, and nothing of ours."""

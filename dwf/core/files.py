@@ -1,0 +1,86 @@
+"""Nothing half-written under a final name: every file and folder is written beside, synced and renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dwf.core.errors import Refused
+
+_MARK = ".writing"
+"""Ends the name of what is being written. Leftovers of a killed process are swept by `sweep`."""
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; on success it becomes `path` in one rename. Full discs and missing rights are `Refused`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            _sync(beside)
+            os.replace(beside, path)
+            _sync(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder that does not exist yet: yields a folder to fill; on success it becomes `path` in one rename."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    with writable(path):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            for file in beside.iterdir():
+                _sync(file)
+            _sync(beside)
+            os.rename(beside, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write under `path` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(f"no space left on the device while writing {path}; free some and run again with --resume") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise Refused(f"{path} cannot be written ({error.strerror}); choose another folder with --out") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON; NaN is refused, because no other reader would take it."""
+    with written(path) as beside:
+        beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written anywhere under `folder`. Call it under the folder's lock."""
+    for leftover in list(folder.rglob(f".*{_MARK}")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,98 @@
+"""torchrun without a wrapper: one process per device, gradients averaged explicitly.
+
+A DDP wrapper only averages what went through its own forward; methods call sub-modules all the time, so the loop averages the
+gradients itself. With one process every function here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dwf.core.errors import Refused
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; raises `Refused` for what is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise Refused(f"device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are, 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for everybody."""
+    if world() > 1:
+        dist.barrier()
+
+
+def share(tensor: Tensor) -> Tensor:
+    """This rank's equal, contiguous part of a global batch (B, ...); B must divide by the number of ranks."""
+    part = len(tensor) // world()
+    return tensor[rank() * part : (rank() + 1) * part]
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each floating tensor by its mean over the ranks, in one message."""
+    tensors = [t for t in tensors if t.is_floating_point()]
+    if world() == 1 or not tensors:
+        return
+    flat = torch.cat([t.detach().flatten() for t in tensors])
+    dist.all_reduce(flat)
+    flat /= world()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.detach().copy_(mean.view_as(tensor))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean gradients over the ranks. A parameter without a gradient counts as zeros, on one rank as on many (top-1 routing)."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    average([p.grad for p in parameters if p.grad is not None])
+
+
+def gather(value: Tensor) -> Tensor:
+    """Equal parts (n, ...) of every rank, put together (world * n, ...) in rank order."""
+    if world() == 1:
+        return value
+    parts = [torch.empty_like(value) for _ in range(world())]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,156 @@
+"""The result file `eval/<protocol>[-<tag>].json`: what evaluation writes and the report reads.
+
+Accuracies are fractions in [0, 1]; `ci95` is a 95 % Wilson interval. Beside the file lie `<name>.npz` (per-sample bits, one
+boolean array (N,) per row, and `index`) and `<name>.images.npz` (a few images with their adversarial versions).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from dwf.core.errors import Refused
+from dwf.core.settings import Settings
+
+SCHEMA = 1
+Interval = tuple[float, float]
+
+
+class ProtocolEntry(Settings):
+    name: str
+    settings: dict[str, Any]
+
+
+class DatasetEntry(Settings):
+    name: str
+    split: str
+    n: int
+    indices: str
+    """Which images: "all", or how the subset was drawn; the rows themselves are `index` in the npz."""
+    sha256: str
+
+
+class ModelEntry(Settings):
+    method: str
+    settings: dict[str, Any]
+    parameters: int
+    forward_passes: int
+    """Backbone passes that one prediction costs: 9 for nine experts that are all active."""
+
+
+class Score(Settings):
+    accuracy: float
+    ci95: Interval
+    n: int
+
+
+class AttackEntry(Score):
+    """One row of a protocol."""
+
+    name: str
+    kind: Literal["white", "black", "transfer"]
+    norm: str
+    eps: float
+    steps: int
+    restarts: int
+    step_size: float
+    space: Literal["pixel", "normalized"]
+    iterate: Literal["last", "worst"]
+    """`last`: the row as papers report it. `worst`: a sample counts as broken if any iterate of the row broke it."""
+    settings: dict[str, Any]
+    seconds: float
+    forwards: float
+    """Forward passes an image that this row added: work shared with an earlier row is counted there."""
+    backwards: float
+    precision: str
+
+
+class WorstCase(Settings):
+    """Per threat: a sample is robust only if every attack of this norm inside this radius failed on it."""
+
+    norm: str
+    eps: float
+    accuracy: float
+    ci95: Interval
+    attacks: tuple[str, ...]
+
+
+class FlagEntry(Settings):
+    code: str
+    class_: Literal["trust", "worth"]
+    value: float
+    cause: str
+    remedy: str
+
+
+class RoutingEntry(Settings):
+    """The gate on one kind of images."""
+
+    weights: tuple[float, ...]
+    """Mean weight of each expert."""
+    entropy: float
+    """Mean over images of the weights' entropy, in nats."""
+    load: tuple[float, ...]
+    """Share of images on which each expert has the largest weight."""
+
+
+class ClassEntry(Settings):
+    class_: str
+    clean: float
+    worst_case: float
+
+
+class Environment(Settings):
+    dwf: str
+    torch: str
+    device: str
+    threads: int
+    precision: str
+    seed: int
+    started: str
+    seconds: float
+
+
+class Result(Settings):
+    """One evaluation of one run."""
+
+    schema_: int = SCHEMA
+    run: str
+    protocol: ProtocolEntry
+    dataset: DatasetEntry
+    model: ModelEntry
+    clean: Score
+    attacks: tuple[AttackEntry, ...]
+    worst_case: tuple[WorstCase, ...]
+    """Headline first."""
+    flags: tuple[FlagEntry, ...]
+    routing: dict[str, RoutingEntry] | None
+    """Keys clean, fgsm, pgd; None for a model without a gate."""
+    per_class: tuple[ClassEntry, ...]
+    environment: Environment
+
+
+_NAMES = {"schema_": "schema", "class_": "class"}
+"""Python's reserved or occupied names, as they stand in the file."""
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """The result as the file holds it."""
+    return _renamed(result.model_dump(mode="json"), _NAMES)
+
+
+def from_json(data: Any, *, where: str | Path) -> Result:
+    """A result read back; raises `Refused` for another schema or a file that is no result."""
+    if not isinstance(data, dict) or "schema" not in data:
+        raise Refused(f"{where} is not a result file of dwf; evaluate the run again")
+    if data["schema"] != SCHEMA:
+        raise Refused(f"{where} has schema {data['schema']}, this version reads {SCHEMA}; evaluate the run again")
+    return Result.read(_renamed(data, {new: old for old, new in _NAMES.items()}), where=str(where))
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {names.get(k, k): _renamed(v, names) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(v, names) for v in value]
+    return value

@@ -1,0 +1,122 @@
+"""The nouns of the field: images, batches, threats, classifiers, and what a routed model must offer an attacker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from dwf.core.seeds import Noise
+from dwf.core.settings import Length, Settings, fraction
+
+Classifier = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) float in [0, 1] -> logits (B, classes). An nn.Module, one expert, a lambda: all qualify."""
+
+
+class Spec(Settings):
+    """What a model must know of its data. Normalisation is the model's first layer, so nobody else needs mean and std."""
+
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Class names in label order."""
+    channels: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    mean: tuple[float, ...]
+    """Per channel, of pixels in [0, 1]."""
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    """Per channel, of pixels in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A whole data set in memory, as bytes."""
+
+    pixels: Tensor
+    """(N, C, H, W) uint8."""
+    labels: Tensor
+    """(N,) int64."""
+    classes: tuple[str, ...]
+    index: Tensor
+    """(N,) int64: the row of each image in its source; keys all noise, so a subset keeps its images' noise."""
+    name: str
+    sha256: str
+    """Of pixels and labels, in source order."""
+    skipped: int = 0
+    """Bad entries that the user asked to skip."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Images:
+        """The images at positions `rows` (int64), in that order; name and checksum stay those of the source."""
+        return Images(
+            self.pixels[rows], self.labels[rows], self.classes, self.index[rows], self.name, self.sha256, self.skipped
+        )
+
+    def to(self, device: torch.device) -> Images:
+        """The same on another device."""
+        return Images(
+            self.pixels.to(device), self.labels.to(device), self.classes, self.index.to(device), self.name, self.sha256, self.skipped
+        )
+
+
+class Batch(NamedTuple):
+    """Images ready for a model."""
+
+    x: Tensor
+    """(B, C, H, W) float32 in [0, 1], channels_last."""
+    y: Tensor
+    """(B,) int64."""
+    index: Tensor
+    """(B,) int64, rows in the source."""
+
+
+class Threat(Settings):
+    """What the adversary may do to an image: move it by at most `eps` in `norm`, inside the pixel box [0, 1]."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Length = 8 / 255
+    """Radius. Linf: a share of the pixel range, below 1. L2: the length of the whole perturbation in units of that range."""
+
+    @model_validator(mode="after")
+    def _share(self) -> Self:
+        if self.norm == "linf":
+            fraction(self.eps)
+        return self
+
+
+class Attack(Protocol):
+    """Frozen settings: no state, and no model inside."""
+
+    @property
+    def threat(self) -> Threat: ...
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) float in [0, 1], y (B,), target (B,) classes to reach or None -> adversarial images like x."""
+        ...
+
+
+class Routing(NamedTuple):
+    """How a mixture reached its decision."""
+
+    logits: Tensor
+    """(B, classes), the prediction."""
+    weights: Tensor
+    """(B, K), rows sum to 1."""
+    opinions: Tensor
+    """(B, K, classes), each expert's logits."""
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """Mixtures, soft or hard: what an attacker of the routing needs."""
+
+    def route(self, x: Tensor) -> Routing: ...
+
+    def surrogate(self, x: Tensor, temperature: float) -> Tensor:
+        """Logits (B, classes) with a selection that is differentiable in the routing; soft mixtures temper their gate."""
+        ...
