@@ -21,7 +21,7 @@ def pick_device(name: str) -> torch.device:
     """`auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; raises `Refused` for what is not there."""
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -34,7 +34,7 @@ def pick_device(name: str) -> torch.device:
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
     """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
@@ -76,7 +76,7 @@ def average(tensors: Iterable[Tensor]) -> None:
     flat = torch.cat([t.detach().flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= world()
-    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
         tensor.detach().copy_(mean.view_as(tensor))
 
 

@@ -17,11 +17,15 @@ Interval = tuple[float, float]
 
 
 class ProtocolEntry(Settings):
+    """Which protocol, with every setting."""
+
     name: str
     settings: dict[str, Any]
 
 
 class DatasetEntry(Settings):
+    """Which images."""
+
     name: str
     split: str
     n: int
@@ -31,6 +35,8 @@ class DatasetEntry(Settings):
 
 
 class ModelEntry(Settings):
+    """What was attacked, and what it costs."""
+
     method: str
     settings: dict[str, Any]
     parameters: int
@@ -39,6 +45,8 @@ class ModelEntry(Settings):
 
 
 class Score(Settings):
+    """An accuracy never travels alone."""
+
     accuracy: float
     ci95: Interval
     n: int
@@ -76,6 +84,8 @@ class WorstCase(Settings):
 
 
 class FlagEntry(Settings):
+    """An alarm: `trust` doubts the number, `worth` doubts the architecture."""
+
     code: str
     class_: Literal["trust", "worth"]
     value: float
@@ -95,12 +105,16 @@ class RoutingEntry(Settings):
 
 
 class ClassEntry(Settings):
+    """One class: accuracy on clean images and under the headline worst case."""
+
     class_: str
     clean: float
     worst_case: float
 
 
 class Environment(Settings):
+    """Where, when and with what."""
+
     dwf: str
     torch: str
     device: str
@@ -136,7 +150,8 @@ _NAMES = {"schema_": "schema", "class_": "class"}
 
 def to_json(result: Result) -> dict[str, Any]:
     """The result as the file holds it."""
-    return _renamed(result.model_dump(mode="json"), _NAMES)
+    data: dict[str, Any] = _renamed(result.model_dump(mode="json"), _NAMES)
+    return data
 
 
 def from_json(data: Any, *, where: str | Path) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -53,18 +53,15 @@ class Images:
 
     def take(self, rows: Tensor) -> Images:
         """The images at positions `rows` (int64), in that order; name and checksum stay those of the source."""
-        return Images(
-            self.pixels[rows], self.labels[rows], self.classes, self.index[rows], self.name, self.sha256, self.skipped
-        )
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], index=self.index[rows])
 
     def to(self, device: torch.device) -> Images:
         """The same on another device."""
-        return Images(
-            self.pixels.to(device), self.labels.to(device), self.classes, self.index.to(device), self.name, self.sha256, self.skipped
-        )
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Images ready for a model."""
 
     x: Tensor
@@ -93,7 +90,9 @@ class Attack(Protocol):
     """Frozen settings: no state, and no model inside."""
 
     @property
-    def threat(self) -> Threat: ...
+    def threat(self) -> Threat:
+        """What the attack is allowed to do."""
+        ...
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) float in [0, 1], y (B,), target (B,) classes to reach or None -> adversarial images like x."""
@@ -115,7 +114,9 @@ class Routing(NamedTuple):
 class Routed(Protocol):
     """Mixtures, soft or hard: what an attacker of the routing needs."""
 
-    def route(self, x: Tensor) -> Routing: ...
+    def route(self, x: Tensor) -> Routing:
+        """Prediction, weights and opinions for x (B, C, H, W) in [0, 1]."""
+        ...
 
     def surrogate(self, x: Tensor, temperature: float) -> Tensor:
         """Logits (B, classes) with a selection that is differentiable in the routing; soft mixtures temper their gate."""
