@@ -1,0 +1,24 @@
+"""Attacks in pixel space: settings that are called with a classifier, images, labels and noise."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dwf.attacks.bim import Bim
+from dwf.attacks.eot_pgd import EotPgd
+from dwf.attacks.fgsm import Fgsm
+from dwf.attacks.mim import Mim
+from dwf.attacks.pgd import Pgd
+
+ATTACKS = {
+    "bim": Bim,
+    "eot-pgd": EotPgd,
+    "fgsm": Fgsm,
+    "mim": Mim,
+    "pgd": Pgd,
+}
+
+AnyAttack = Annotated[Bim | EotPgd | Fgsm | Mim | Pgd, Field(discriminator="kind")]
+"""One of ATTACKS, chosen by its `kind`."""
+
+__all__ = ["ATTACKS", "AnyAttack", "Bim", "EotPgd", "Fgsm", "Mim", "Pgd"]

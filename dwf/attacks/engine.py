@@ -1,0 +1,144 @@
+"""Projected gradient ascent, once for all first-order attacks, and the guard around it.
+
+The line of the algorithm box (Madry et al., ICLR 2018): x <- clip_[0,1] project_ball(x + step * direction(gradient)).
+FGSM, BIM, MIM and PGD are arguments of `ascend`; EoT averages `draws` gradients. Losses are per sample and summed, so a sample's
+path does not depend on its batch; perturbation, projection and sign are fp32 whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dwf.attacks.losses import Loss
+from dwf.core.errors import Refused
+from dwf.core.seeds import Noise
+from dwf.core.types import Classifier, Threat
+
+Direction = Callable[[Tensor], Tensor]
+"""The RAW gradient (B, C, H, W) -> the unit move of each sample. Momentum therefore accumulates before the sign is taken, as Dong
+et al. (CVPR 2018) define it; foolbox takes the sign first."""
+Start = Callable[[Tensor, Threat, Noise, int], Tensor]
+"""Images, threat, noise and restart number -> where the ascent starts."""
+
+
+def ascend(
+    loss: Loss,
+    x: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step: float,
+    noise: Noise,
+    start: Start | None = None,
+    direction: Direction | None = None,
+    draws: int = 1,
+    restart: int = 0,
+) -> Iterator[Tensor]:
+    """Yields each of the `steps` iterates (B, C, H, W), all inside ball and box.
+
+    x: (B, C, H, W) float32 in [0, 1]. `loss` returns one value per sample. `step` is in the units of the threat's radius.
+    `start` defaults to `uniform`, `direction` to `steepest(threat)`. `draws` > 1 averages that many gradients (expectation over
+    transformation, Athalye et al., ICML 2018) and is for models that are random by themselves.
+    """
+    direction = direction or steepest(threat)
+    adversarial = (start or uniform)(x, threat, noise, restart)
+    for _ in range(steps):
+        moved = adversarial + step * direction(input_gradient(loss, adversarial, draws))
+        adversarial = project(moved, x, threat)
+        yield adversarial
+
+
+def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:
+    """Gradient (B, C, H, W) of the summed per-sample loss, averaged over `draws` evaluations; parameters receive nothing."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        total = sum((loss(x).sum() for _ in range(draws)), start=torch.zeros((), device=x.device))
+        (gradient,) = torch.autograd.grad(total, x)
+    return gradient if draws == 1 else gradient / draws
+
+
+def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """The nearest point of the ball around x, then of the pixel box. Clipping moves towards x, so the ball is kept."""
+    if threat.norm == "linf":
+        inside = torch.maximum(torch.minimum(moved, x + threat.eps), x - threat.eps)
+    else:
+        change = moved - x
+        inside = x + change * (threat.eps / _norms(change).clamp(min=1e-12)).clamp(max=1)
+    return inside.clamp(0, 1)
+
+
+def steepest(threat: Threat) -> Direction:
+    """The unit move that raises a linear loss most: the sign for Linf, the normalised gradient for L2."""
+    return torch.sign if threat.norm == "linf" else lambda gradient: gradient / _norms(gradient).clamp(min=1e-12)
+
+
+def at_image(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
+    """Start at the image itself."""
+    return x
+
+
+def uniform(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
+    """Start uniformly inside the ball (its volume, for L2), clipped to the box."""
+    if threat.eps == 0:
+        return x
+    shape = x.shape[1:]
+    if threat.norm == "linf":
+        return (x + (2 * noise.uniform(shape, restart=restart) - 1) * threat.eps).clamp(0, 1)
+    way = noise.normal(shape, restart=restart)
+    radius = noise.uniform((1, 1, 1), restart=restart, step=1) ** (1 / shape.numel())
+    return (x + way / _norms(way) * radius * threat.eps).clamp(0, 1)
+
+
+@contextmanager
+def frozen(model: Classifier, *, batch_statistics: bool = False) -> Iterator[None]:
+    """Leaves a module bit-identical: eval mode inside, every sub-module's own mode, buffers and requires_grad restored after.
+
+    `batch_statistics` keeps batch-norm on the statistics of the attacked batch (as in training mode); the running statistics
+    are put back too. Anything that is no nn.Module passes through.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.eval().requires_grad_(False)
+    if batch_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) -> None:
+    """Refuses what no attack can mean: images outside [0, 1], whole numbers, NaN, labels that do not fit."""
+    if x.dim() != 4 or not x.is_floating_point():
+        raise Refused(
+            f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255"
+        )
+    low, high = (x.amin().item(), x.amax().item()) if x.numel() else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):  # NaN fails both comparisons
+        raise Refused(
+            f"images reach from {low:.3g} to {high:.3g}, an attack needs [0, 1]; put mean and standard deviation inside the model"
+        )
+    for name, labels in (("labels", y), ("targets", target)):
+        if labels is not None and (labels.shape != x.shape[:1] or labels.dtype != torch.int64):
+            raise Refused(
+                f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64"
+            )
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

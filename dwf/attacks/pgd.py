@@ -1,0 +1,57 @@
+"""PGD (Madry et al., ICLR 2018): uniform start, `steps` steps of projected ascent on the cross-entropy, `restarts` times."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dwf.attacks.engine import ascend, at_image, checked, frozen, uniform
+from dwf.attacks.losses import cross_entropy, margin
+from dwf.core.seeds import Noise
+from dwf.core.settings import Length, Settings
+from dwf.core.types import Classifier, Threat
+
+
+class Pgd(Settings):
+    """Projected gradient ascent. With several restarts each sample keeps the restart that hurts it most."""
+
+    kind: Literal["pgd"] = "pgd"
+    threat: Threat = Threat()
+    steps: int = Field(default=10, ge=1)
+    step: Length = 2 / 255
+    """Step size in the units of the radius."""
+    restarts: int = Field(default=1, ge=1)
+    start: Literal["uniform", "image"] = "uniform"
+    """Where each ascent begins: uniformly in the ball, or at the image."""
+    draws: int = Field(default=1, ge=1)
+    """Gradients averaged a step; above 1 this is EoT-PGD, for models that are random."""
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""
+        checked(x, y, self.threat, target)
+        with frozen(model):
+            loss = cross_entropy(model, y, target)
+            best, worst = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+            for restart in range(self.restarts):
+                *_, last = ascend(
+                    loss,
+                    x,
+                    self.threat,
+                    steps=self.steps,
+                    step=self.step,
+                    noise=noise,
+                    start=uniform if self.start == "uniform" else at_image,
+                    draws=self.draws,
+                    restart=restart,
+                )
+                if self.restarts == 1:
+                    return last
+                with torch.no_grad():
+                    logits = model(last).float()
+                    damage = margin(logits, y) if target is None else -margin(logits, target)
+                better = damage > worst
+                best, worst = torch.where(better.view(-1, 1, 1, 1), last, best), torch.maximum(damage, worst)
+        return best

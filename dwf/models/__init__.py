@@ -1,0 +1,33 @@
+"""Structure that several methods share. A module that belongs to one method lives in that method's file."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dwf.models.bank import ExpertBank
+from dwf.models.gate import Gate, GateNet
+from dwf.models.inference import AttackCopy
+from dwf.models.mixture import Mixture
+from dwf.models.normalize import Normalize
+from dwf.models.resnet import ResNet, WideResNet
+
+BACKBONES = {
+    "resnet": ResNet,
+    "wide-resnet": WideResNet,
+}
+
+Backbone = Annotated[ResNet | WideResNet, Field(discriminator="kind")]
+"""Settings that build a net: `ResNet(depth=18)(spec)`. One of BACKBONES, chosen by its `kind`."""
+
+__all__ = [
+    "BACKBONES",
+    "AttackCopy",
+    "Backbone",
+    "ExpertBank",
+    "Gate",
+    "GateNet",
+    "Mixture",
+    "Normalize",
+    "ResNet",
+    "WideResNet",
+]

@@ -1,0 +1,17 @@
+"""The experts side by side. A list, not a stacked tensor: on two CPU cores the loop beats vmap 2-3x."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class ExpertBank(nn.ModuleList):
+    """K experts on the same images: (B, C, H, W) in [0, 1] -> opinions (B, K, classes), each expert's logits."""
+
+    def __init__(self, experts: Iterable[nn.Module]) -> None:
+        super().__init__(experts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every expert's logits, in fp32: they are mixed and compared."""
+        return torch.stack([expert(x) for expert in self], dim=1).float()

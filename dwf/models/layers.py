@@ -1,0 +1,27 @@
+"""A convolution with the batch-norm that follows it: one module, because the attack copy folds the two into one."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Module):
+    """Bias-free k x k convolution, then batch-norm: (B, in, H, W) -> (B, out, H/stride, W/stride)."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise."""
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the single convolution that equals this module in eval mode."""
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return self.conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
