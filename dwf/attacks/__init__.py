@@ -9,8 +9,9 @@ from dwf.attacks.eot_pgd import EotPgd
 from dwf.attacks.fgsm import Fgsm
 from dwf.attacks.mim import Mim
 from dwf.attacks.pgd import Pgd
+from dwf.core.settings import Settings
 
-ATTACKS = {
+ATTACKS: dict[str, type[Settings]] = {
     "bim": Bim,
     "eot-pgd": EotPgd,
     "fgsm": Fgsm,

@@ -94,11 +94,10 @@ def uniform(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
 
 
 @contextmanager
-def frozen(model: Classifier, *, batch_statistics: bool = False) -> Iterator[None]:
+def frozen(model: Classifier) -> Iterator[None]:
     """Leaves a module bit-identical: eval mode inside, every sub-module's own mode, buffers and requires_grad restored after.
 
-    `batch_statistics` keeps batch-norm on the statistics of the attacked batch (as in training mode); the running statistics
-    are put back too. Anything that is no nn.Module passes through.
+    Anything that is no nn.Module passes through.
     """
     if not isinstance(model, nn.Module):
         yield
@@ -107,10 +106,6 @@ def frozen(model: Classifier, *, batch_statistics: bool = False) -> Iterator[Non
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval().requires_grad_(False)
-    if batch_statistics:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train()
     try:
         yield
     finally:
@@ -125,9 +120,7 @@ def frozen(model: Classifier, *, batch_statistics: bool = False) -> Iterator[Non
 def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) -> None:
     """Refuses what no attack can mean: images outside [0, 1], whole numbers, NaN, labels that do not fit."""
     if x.dim() != 4 or not x.is_floating_point():
-        raise Refused(
-            f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255"
-        )
+        raise Refused(f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255")
     low, high = (x.amin().item(), x.amax().item()) if x.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):  # NaN fails both comparisons
         raise Refused(
@@ -135,10 +128,9 @@ def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) 
         )
     for name, labels in (("labels", y), ("targets", target)):
         if labels is not None and (labels.shape != x.shape[:1] or labels.dtype != torch.int64):
-            raise Refused(
-                f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64"
-            )
+            raise Refused(f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64")
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return norms

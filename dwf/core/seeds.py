@@ -41,6 +41,10 @@ class Noise:
         """The noise of some of the samples: `rows` is a mask (B,) or positions."""
         return replace(self, index=self.index[rows])
 
+    def first(self, count: int) -> Noise:
+        """The noise of the first `count` samples."""
+        return replace(self, index=self.index[:count])
+
     def uniform(self, shape: torch.Size | tuple[int, ...], *, restart: int = 0, step: int = 0) -> Tensor:
         """(B, *shape) float32 in [0, 1), the same for a sample in any batch."""
         key = _mix(self.index + _mix(torch.tensor(derive(self.seed, restart, step), device=self.index.device)))

@@ -43,7 +43,8 @@ def length(value: object) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError
-        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        above, _, below = str(value).partition("/")
+        number = float(Fraction(above.strip()) / Fraction(below.strip() or 1)) if isinstance(value, str) else float(value)
     except (ValueError, ZeroDivisionError):
         raise ValueError("give a number like 0.031 or a fraction like '8/255'") from None
     if not 0 <= number < float("inf"):

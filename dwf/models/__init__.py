@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dwf.core.settings import Settings
 from dwf.models.bank import ExpertBank
 from dwf.models.gate import Gate, GateNet
 from dwf.models.inference import AttackCopy
@@ -11,7 +12,7 @@ from dwf.models.mixture import Mixture
 from dwf.models.normalize import Normalize
 from dwf.models.resnet import ResNet, WideResNet
 
-BACKBONES = {
+BACKBONES: dict[str, type[Settings]] = {
     "resnet": ResNet,
     "wide-resnet": WideResNet,
 }

@@ -23,17 +23,24 @@ class AttackCopy(nn.Module):
     are those of `inner`.
     """
 
-    def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
+        """`batch_statistics`: normalise by the attacked batch, as in training mode, instead of the running statistics."""
         super().__init__()
         self._source = [model]  # in a list: the original is not a sub-module of its copy
-        self.inner = copy.deepcopy(model).eval().requires_grad_(False)
+        self.inner = copy.deepcopy(model).requires_grad_(False)
         self._folds: list[tuple[ConvNorm, nn.Conv2d]] = []
-        self.inner = self._fold(model, self.inner)
+        if batch_statistics:
+            for module in self.inner.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.running_mean = module.running_var = None
+        else:
+            self.inner = self._fold(model, self.inner)
         for module in self.inner.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(precision)  # batch-norm that stands alone and normalisation stay fp32
         self.inner.to(memory_format=torch.channels_last)
         self._plain = self._unfolded(model)
+        self.eval()
         self.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,15 +63,8 @@ class AttackCopy(nn.Module):
     def _fold(self, source: nn.Module, target: nn.Module) -> nn.Module:
         """Replace every ConvNorm below `target` by one convolution, remembering whose weights it folds."""
         if isinstance(source, ConvNorm):
-            conv = source.conv
-            folded = nn.Conv2d(
-                conv.in_channels,
-                conv.out_channels,
-                conv.kernel_size,
-                conv.stride,
-                conv.padding,
-                device=conv.weight.device,  # type: ignore[arg-type]
-            ).requires_grad_(False)
+            folded = copy.deepcopy(source.conv).requires_grad_(False)
+            folded.bias = nn.Parameter(torch.zeros_like(folded.weight[:, 0, 0, 0]), requires_grad=False)
             self._folds.append((source, folded))
             return folded
         for name, child in source.named_children():

@@ -22,6 +22,7 @@ class ConvNorm(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the single convolution that equals this module in eval mode."""
         norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         return self.conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale

@@ -1,0 +1,43 @@
+"""Plain training on clean images: the net that every defence is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import nn
+
+from dwf.core.settings import Settings
+from dwf.core.types import Spec
+from dwf.models import Backbone, ResNet
+from dwf.training.optim import Recipe
+from dwf.training.plan import Batches, Group, Learner, Phase, Update
+
+
+class Plain(Settings):
+    """Cross-entropy on clean images. One forward and one backward pass an image."""
+
+    kind: Literal["plain"] = "plain"
+    backbone: Backbone = ResNet()
+    recipe: Recipe = Recipe()
+
+    def model(self, spec: Spec) -> nn.Module:
+        """One backbone."""
+        return self.backbone(spec)
+
+    def phases(self, model: nn.Module) -> Sequence[Phase]:
+        """One phase."""
+        return [single_phase("train", model, self.recipe, clean_round)]
+
+
+def clean_round(model: nn.Module, batches: Batches) -> Iterator[Update]:
+    """One epoch of CE(f(x), y)."""
+    for batch in batches:
+        yield Update(F.cross_entropy(model(batch.x), batch.y))
+
+
+def single_phase(name: str, model: nn.Module, recipe: Recipe, round: Callable[[nn.Module, Batches], Iterator[Update]]) -> Phase:
+    """A phase in which one learner moves all of one net."""
+    learner = Learner([Group(list(model.parameters()))], recipe.optimizer, recipe.schedule)
+    return Phase(name, model, recipe.epochs * recipe.parts, recipe.batch, {"all": learner}, round, parts=recipe.parts)

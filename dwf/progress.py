@@ -1,0 +1,76 @@
+"""What a person watches: one live line while a phase learns, one lasting line per round of note."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dwf.core.journal import Listener, Record
+
+
+@contextmanager
+def watching(console: Console, *, quiet: bool = False) -> Iterator[list[Listener]]:
+    """Listeners for a training journal: a live bar in a terminal, plain lines elsewhere, nothing if `quiet`."""
+    if quiet:
+        yield []
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        yield [_Watcher(console, bar)]
+
+
+class _Watcher:
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self._console, self._bar = console, bar
+        self._task: TaskID | None = None
+        self._phase, self._began, self._last_line = "", 0.0, 0.0
+
+    def __call__(self, record: Record) -> None:
+        match record["event"]:
+            case "phase":
+                self._phase = f"{record['phase']} ({record['index'] + 1}/{record['phases']})"
+                self._began = time.monotonic()
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                self._task = self._bar.add_task(self._phase, total=record["rounds"], state="")
+            case "step":
+                self._show(record, record["round"] + record["done"], f"loss {record['loss']:.3f}")
+            case "round":
+                self._show(record, record["round"] + 1, _scores(record))
+                last = record["round"] + 1 == record["rounds"]
+                if last or time.monotonic() - self._last_line > 5:  # many short rounds would flood the screen
+                    self._last_line = time.monotonic()
+                    self._console.print(
+                        f"{self._phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}", highlight=False
+                    )
+
+    def _show(self, record: Record, done: float, state: str) -> None:
+        if self._task is not None:
+            spent = time.monotonic() - self._began
+            left = spent / done * (record["rounds"] - done) if done else 0.0
+            self._bar.update(
+                self._task, completed=done, state=f"round {record['round'] + 1}/{record['rounds']}  {state}  {_clock(left)} left"
+            )
+
+
+def _scores(record: Record) -> str:
+    scores: dict[str, Any] = record["validation"]
+    return f"loss {record['loss']:.3f}  SA {scores['sa']:.1%}  FGSM {scores['fgsm']:.1%}  RA {scores['ra']:.1%}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,60 @@
+"""The report: result files in, one self-contained HTML page out, and the paper's table in three more formats beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dwf.core.errors import Refused
+from dwf.core.files import written
+from dwf.report.attacks import attacks
+from dwf.report.classes import classes
+from dwf.report.cost import cost
+from dwf.report.curves import curves
+from dwf.report.flags import flags
+from dwf.report.formats import csv, latex, markdown, terminal
+from dwf.report.images import images
+from dwf.report.page import Figure, page
+from dwf.report.provenance import provenance
+from dwf.report.reading import Evaluated, read, read_all
+from dwf.report.routing import routing
+from dwf.report.summary import summary
+from dwf.report.table import table
+from dwf.report.training import training
+
+__all__ = ["FIGURES", "Evaluated", "Figure", "csv", "latex", "markdown", "page", "read", "read_all", "terminal", "write"]
+
+FIGURES: dict[str, Figure] = {
+    "Summary": summary,
+    "Alarms": flags,
+    "Results": table,
+    "Accuracy against the attack's strength": curves,
+    "Classes": classes,
+    "Routing": routing,
+    "Images": images,
+    "Training": training,
+    "Cost": cost,
+    "Every attack": attacks,
+    "Provenance": provenance,
+}
+"""By heading, in page order. A new figure is one file, its test, and one line here."""
+
+
+def write(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Write the page `out` (`*.html`) and the table as .csv, .md and .tex beside it; return the four paths.
+
+    Raises `Refused` for a run folder that cannot be read and for an `out` that cannot be written.
+    """
+    if out.suffix not in (".html", ".htm"):
+        raise Refused(f"the report is a web page and '{out}' does not end in .html; choose a name like report.html with --out")
+    evaluated = read_all(folders)
+    texts = {
+        out: page(evaluated, FIGURES),
+        out.with_suffix(".csv"): csv(evaluated),
+        out.with_suffix(".md"): markdown(evaluated),
+        out.with_suffix(".tex"): latex(evaluated),
+    }
+    for path, text in texts.items():
+        with written(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return list(texts)

@@ -1,0 +1,136 @@
+"""From run folders to what the figures need: the record, the journal, the results. Files are read, never a model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dwf.core import journal
+from dwf.core.errors import Refused
+from dwf.core.journal import Record
+from dwf.core.result import Result, WorstCase, from_json
+
+RUN_SCHEMA = 1
+"""The `schema` of the run.json files that this version reads."""
+
+_RECORD_KEYS = ("name", "settings", "spec", "environment", "seed")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation of one run, with everything that lies beside it."""
+
+    run: str
+    """The run's name, made distinct from the other runs of the same report."""
+    name: str
+    """The evaluation's name: `table3`, `table3-eps0.02`."""
+    folder: Path
+    """The run folder, as the user wrote it."""
+    record: Mapping[str, Any]
+    """run.json."""
+    journal: tuple[Record, ...]
+    """train.jsonl; empty where there is none."""
+    result: Result
+    images: Path | None
+    """`eval/<name>.images.npz` where there is one."""
+
+    @property
+    def method(self) -> str:
+        """The kind of the method, such as `dwf`."""
+        return self.result.model.method
+
+    @property
+    def headline(self) -> WorstCase | None:
+        """The worst case that the protocol puts first; None if it measured none."""
+        return self.result.worst_case[0] if self.result.worst_case else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(map(str, self.record["spec"].get("classes", ())))
+
+
+def read(folder: Path) -> list[Evaluated]:
+    """Every evaluation of a run folder, by name; raises `Refused` for a folder that is missing, foreign or not evaluated."""
+    if not folder.is_dir():
+        raise Refused(f"run folder {folder} does not exist; train one with: dwf train PRESET --out {folder}")
+    record = _record(folder / "run.json")
+    files = sorted((folder / "eval").glob("*.json"), key=lambda file: file.stem)
+    if not files:
+        raise Refused(f"run {folder} has no evaluation to report; evaluate it first: dwf evaluate {folder} --protocol table3")
+    history = _journal(folder / "train.jsonl")
+    return [
+        Evaluated(
+            run=str(record["name"]),
+            name=file.stem,
+            folder=folder,
+            record=record,
+            journal=history,
+            result=from_json(_json(file, "evaluate the run again"), where=file),
+            images=_existing(file.with_suffix(".images.npz")),
+        )
+        for file in files
+    ]
+
+
+def read_all(folders: Sequence[Path]) -> list[Evaluated]:
+    """The evaluations of several runs. Runs that share a name are told apart by their folders."""
+    unique = list({folder.resolve(): folder for folder in folders}.values())
+    if not unique:
+        raise Refused("there is no run to report; name at least one run folder")
+    runs = [read(folder) for folder in unique]
+    names = Counter(run[0].run for run in runs)
+    return [
+        replace(evaluated, run=f"{evaluated.run} ({folder})") if names[evaluated.run] > 1 else evaluated
+        for folder, run in zip(unique, runs, strict=True)
+        for evaluated in run
+    ]
+
+
+def by_run(evaluated: Iterable[Evaluated]) -> list[Evaluated]:
+    """The first evaluation of each run, for what belongs to the run and not to an evaluation."""
+    first: dict[Path, Evaluated] = {}
+    for one in evaluated:
+        first.setdefault(one.folder, one)
+    return list(first.values())
+
+
+def _record(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise Refused(f"{path.parent} is not a run folder of dwf, it has no run.json; train one with: dwf train PRESET --out RUN")
+    record = _json(path, "train the run again")
+    if not isinstance(record, dict) or "schema" not in record:
+        raise Refused(f"{path} is not the record of a run of dwf; train the run again")
+    if record["schema"] != RUN_SCHEMA:
+        raise Refused(f"{path} has schema {record['schema']}, this version reads {RUN_SCHEMA}; train the run again")
+    for key in _RECORD_KEYS:
+        if key not in record:
+            raise Refused(f"{path} is damaged, '{key}' is missing; train the run again")
+    for key in ("settings", "spec", "environment"):
+        if not isinstance(record[key], dict):
+            raise Refused(f"{path} is damaged, '{key}' is not a table; train the run again")
+    return record
+
+
+def _journal(path: Path) -> tuple[Record, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(record for record in journal.read(path) if isinstance(record, dict))
+    except ValueError:
+        raise Refused(f"{path} is damaged, one of its lines is not JSON; remove the line or resume the run") from None
+
+
+def _json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Refused(f"{path} is damaged, it is not JSON; {remedy}") from None
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,224 @@
+"""One run: where a TOML file, `--set` and the registries meet, and the folder that links the verbs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from dwf.core.errors import Refused
+from dwf.core.files import writable, write_json
+from dwf.core.seeds import derive
+from dwf.core.settings import Settings, nearest
+from dwf.core.types import Spec
+from dwf.data import Data
+from dwf.evaluation.validation import Validation
+from dwf.methods import AnyMethod, Plain
+from dwf.training.checkpoint import install, load_weights
+from dwf.training.loop import Options
+
+SCHEMA = 1
+"""Of run.json."""
+
+
+class Run(Settings):
+    """Everything that decides what is trained. A TOML file names only the deviations from these defaults."""
+
+    name: str = Field(default="run", min_length=1)
+    """How tables and figures call it."""
+    data: Data = Data()
+    method: AnyMethod = Plain()
+    train: Options = Options()
+    validation: Validation = Validation()
+    seed: int = Field(default=0, ge=0)
+
+
+def presets() -> dict[str, Path]:
+    """Name -> file of the presets that come with the package."""
+    folder = Path(str(files("dwf") / "presets"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def read(source: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Run:
+    """The run of a preset's name or a TOML file, changed by `a.b=c` texts and by whole top-level values.
+
+    Raises `Refused` for unknown presets, unreadable files, unknown keys and wrong values.
+    """
+    known = presets()
+    path = known.get(str(source), Path(source))
+    if str(source) not in known and path.suffix != ".toml":
+        raise Refused(f"'{source}' is neither a preset nor a .toml file; {nearest(str(source), list(known))}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{path} does not exist; give a .toml file or a preset: {', '.join(known)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise Refused(f"{path} is not a readable TOML file: {error}") from None
+    data.setdefault("name", path.stem)
+    override(data, overrides)
+    return Run.read({**data, **changes}, where=str(source))
+
+
+def override(data: dict[str, Any], texts: Sequence[str]) -> None:
+    """Write each `a.b=c` into nested tables; c is read as TOML where it is TOML, else as plain text."""
+    for text in texts:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise Refused(f"--set '{text}' is not of the form a.b=value, such as method.recipe.epochs=3")
+        table = data
+        for key in keys[:-1]:
+            inner = table.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise Refused(f"--set '{text}': '{key}' is {inner!r} and not a table, so nothing can be set inside it")
+            table = inner
+        table[keys[-1]] = _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """With what a result was made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+    return {
+        "dwf": version("dwf"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run, the only thing that the verbs share."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """run.json: resolved settings, spec, versions."""
+        return self.path / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        """train.jsonl."""
+        return self.path / "train.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        """The finished model."""
+        return self.path / "model.safetensors"
+
+    @property
+    def evaluations(self) -> Path:
+        """Where result files go."""
+        return self.path / "eval"
+
+    def describe(self) -> dict[str, Any]:
+        """The content of run.json; raises `Refused` for a missing folder, a folder that is no run, and another schema."""
+        if not self.path.is_dir():
+            raise Refused(f"run folder {self.path} does not exist; train one with: dwf train PRESET --out {self.path}")
+        try:
+            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(
+                f"{self.path} is not a run folder: it has no run.json; train one with: dwf train PRESET --out ..."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise Refused(f"{self.record} is damaged ({error}); restore it or train the run again") from None
+        if record.get("schema") != SCHEMA:
+            raise Refused(
+                f"{self.path} was written with schema {record.get('schema')}, this version reads {SCHEMA}; train it again"
+            )
+        return record
+
+    def claim(self, run: Run, spec: Spec, about: Mapping[str, Any], *, resume: bool) -> None:
+        """Write run.json, or check that a run that is to be resumed has the same settings."""
+        settings = run.model_dump(mode="json")
+        if self.record.exists():
+            if not resume:
+                raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
+            changed = _differences(self.describe()["settings"], settings)
+            if changed:
+                raise Refused(
+                    f"{self.path} was started with other settings ({changed[0]}); resume with the same, or use another --out"
+                )
+            return
+        record = {"schema": SCHEMA, "name": run.name, "settings": settings, "seed": run.seed, "spec": spec.model_dump(mode="json")}
+        write_json(self.record, {**record, **about})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes here meanwhile; raises `Refused` if somebody does. The lock dies with the process."""
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(
+                    f"another process is writing to {self.path}; wait for it or choose another folder with --out"
+                ) from None
+            yield
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with what is known about it."""
+
+    model: nn.Module
+    """In eval mode, fp32, channels_last: (B, C, H, W) in [0, 1] -> logits."""
+    run: Run
+    spec: Spec
+    folder: RunFolder
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Loaded:
+    """The trained model of a run folder; raises `Refused` if it is missing, unfinished, damaged or of another schema."""
+    place = RunFolder(Path(folder))
+    record = place.describe()
+    run = Run.read(record["settings"], where=str(place.record))
+    spec = Spec.read(record["spec"], where=str(place.record))
+    if not place.weights.exists():
+        raise Refused(f"{place.path} is not trained to the end: it has no model.safetensors; continue with --resume")
+    model = build(run, spec, torch.device(device))
+    install(model, load_weights(place.weights), place.weights)
+    return Loaded(model.eval(), run, spec, place)
+
+
+def build(run: Run, spec: Spec, device: torch.device) -> nn.Module:
+    """The freshly initialised model of a run: the same for the same seed, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(run.seed, "weights"))
+        model = run.method.model(spec)
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The first differing settings, as `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [d for key in {**old, **new} for d in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
+    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -1,0 +1,146 @@
+"""Nothing is lost: a checkpoint is one folder, synced, made current by a single rename.
+
+`state/<number>/` holds what is needed to resume the phase in progress; the highest number is current. `phases/<name>/` holds what
+a finished phase made. Weights and optimizer memory are safetensors, counters are JSON; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dwf.core.errors import Refused
+from dwf.core.files import written, written_folder
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where a run stands, between two rounds."""
+
+    phase: str
+    rounds: int
+    """Finished rounds of that phase."""
+    journal_bytes: int
+    best: float | None = None
+    """Highest validation score so far; its weights lie beside."""
+    best_round: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One resumable moment."""
+
+    counters: Counters
+    weights: dict[str, Tensor]
+    best: dict[str, Tensor]
+    """The best round's weights; empty while there are none."""
+    optimizers: dict[str, dict[str, Tensor]]
+
+
+class Store:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._state, self._phases = folder / "state", folder / "phases"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the current one and drop the older."""
+        older = self._saved()
+        number = int(older[-1].name) + 1 if older else 0
+        with written_folder(self._state / f"{number:06d}") as beside:
+            save_weights(beside / "weights.safetensors", checkpoint.weights)
+            save_weights(beside / "best.safetensors", checkpoint.best)
+            flat = {f"{learner}/{key}": t for learner, memory in checkpoint.optimizers.items() for key, t in memory.items()}
+            save_weights(beside / "optimizers.safetensors", flat)
+            (beside / "counters.json").write_text(json.dumps(asdict(checkpoint.counters)))
+        for folder in older:
+            shutil.rmtree(folder)
+
+    def current(self) -> Checkpoint | None:
+        """The newest checkpoint, or None before the first."""
+        saved = self._saved()
+        if not saved:
+            return None
+        folder = saved[-1]
+        optimizers: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in load_weights(folder / "optimizers.safetensors").items():
+            learner, _, key = name.partition("/")
+            optimizers.setdefault(learner, {})[key] = tensor
+        return Checkpoint(
+            Counters(**json.loads((folder / "counters.json").read_text())),
+            load_weights(folder / "weights.safetensors"),
+            load_weights(folder / "best.safetensors"),
+            optimizers,
+        )
+
+    def finish(self, counters: Counters, weights: dict[str, Tensor]) -> None:
+        """Store what a phase made, for good."""
+        with written_folder(self._phases / counters.phase) as beside:
+            save_weights(beside / "model.safetensors", weights)
+            (beside / "phase.json").write_text(json.dumps(asdict(counters)))
+
+    def finished(self, phase: str) -> Counters | None:
+        """How a finished phase ended; None while it has not."""
+        record = self._phases / phase / "phase.json"
+        return Counters(**json.loads(record.read_text())) if record.exists() else None
+
+    def weights(self, phase: str) -> dict[str, Tensor]:
+        """What a finished phase made."""
+        return load_weights(self._phases / phase / "model.safetensors")
+
+    def journal_bytes(self, phases: Sequence[str]) -> int:
+        """How much of the journal belongs to what is stored; the rest was written by a process that died before its checkpoint."""
+        current = self.current_counters()
+        ended = [counters for name in phases if (counters := self.finished(name))]
+        return max([counters.journal_bytes for counters in [*ended, *([current] if current else [])]], default=0)
+
+    def current_counters(self) -> Counters | None:
+        """Where the newest checkpoint stands."""
+        saved = self._saved()
+        return Counters(**json.loads((saved[-1] / "counters.json").read_text())) if saved else None
+
+    def last_good(self) -> str:
+        """The newest checkpoint in words, for error messages."""
+        saved = self._saved()
+        return str(saved[-1]) if saved else "none yet"
+
+    def _saved(self) -> list[Path]:
+        return sorted(folder for folder in self._state.glob("[0-9]*") if folder.is_dir())
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors as files hold them: contiguous, on the CPU, no longer changing."""
+    return {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in module.state_dict().items()}
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Named tensors as safetensors, under their final name only when complete."""
+    with written(path) as beside:
+        safetensors.torch.save_file({name: t.contiguous() for name, t in weights.items()}, beside)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a safetensors file; raises `Refused` for a missing, truncated or foreign file."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise Refused(f"{path} does not exist; train the run first, or resume it with --resume") from None
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path} is damaged or no safetensors file ({error}); restore it or train the run again") from None
+
+
+def install(module: nn.Module, weights: dict[str, Tensor], where: Path | str) -> None:
+    """Load weights by name; raises `Refused` where names or shapes do not fit the settings."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise Refused(f"the weights in {where} do not fit the model of its settings: {first}") from None

@@ -1,0 +1,210 @@
+"""The only training loop. Every method runs through `train`; none brings its own.
+
+For each phase, for each round: the phase's generator draws batches, attacks and yields updates; the loop steps, logs, validates and
+checkpoints. Everything random is a function of (seed, phase, round, batch, sample), so a resumed run equals the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dwf.core import ranks
+from dwf.core.errors import Refused
+from dwf.core.journal import Journal
+from dwf.core.seeds import Noise, derive
+from dwf.core.settings import Settings
+from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
+from dwf.training.mover import Mover
+from dwf.training.plan import Draw, Feed, Phase, Sized, Update
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""Scores of a module on the validation split: `sa`, `fgsm`, `ra` in [0, 1] and `n`."""
+
+
+class Options(Settings):
+    """How the loop runs, whatever the method."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of forward and backward passes; weights, perturbations and verdicts are always fp32. `auto`: bf16 where it is native."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that each batch is cut into, one optimizer step for all of them: less memory, but batch-norm sees only a part."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest gradient norm of a step; None never clips."""
+    select: Literal["last", "best_val"] = "last"
+    """Which round's weights a phase keeps: its last, or the one with the highest SA + RA on the validation split."""
+
+
+@dataclass(frozen=True)
+class Harness:
+    """What the loop needs besides a method, and methods never see."""
+
+    store: Store
+    feed: Callable[[Phase], Feed]
+    """The source of a phase's batches."""
+    validate: Validate
+    journal: Journal
+    options: Options
+    precision: torch.dtype
+    seed: int
+
+
+@dataclass
+class Round:
+    """One round's batches as a phase sees them (`plan.Batches`)."""
+
+    batches: Sized
+    seed: int
+    precision: torch.dtype
+    done: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Draw]:
+        for number, batch in enumerate(self.batches):
+            yield Draw(batch.x, batch.y, Noise(derive(self.seed, "noise", number), batch.index), Random(derive(self.seed, number)))
+            self.done = number + 1
+
+
+def train(phases: Sequence[Phase], harness: Harness) -> None:
+    """Train the phases that are not finished; on return their subjects hold the weights of all of them.
+
+    Raises `Refused` when a loss stops being a number.
+    """
+    for index, phase in enumerate(phases):
+        if harness.store.finished(phase.name):
+            install(phase.subject, harness.store.weights(phase.name), f"phases/{phase.name}")
+            continue
+        parameters = sum(p.numel() for p in phase.subject.parameters())
+        harness.journal.write(
+            event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters
+        )
+        with _holding(phase):
+            _learn(phase, harness)
+
+
+def _learn(phase: Phase, harness: Harness) -> None:
+    """The remaining rounds of one phase, from its last checkpoint to its final weights."""
+    options, journal = harness.options, harness.journal
+    movers = {name: Mover(learner, options.accumulate, options.clip) for name, learner in phase.learners.items()}
+    _covers(phase, movers)
+    feed, seed = harness.feed(phase), derive(harness.seed, phase.name)
+    at, best = _restore(phase, harness.store, movers)
+    for number in range(at.rounds, phase.rounds):
+        began = time.monotonic()
+        torch.manual_seed(derive(seed, "global", number))  # for layers that draw by themselves, such as dropout
+        phase.subject.train()
+        for module in phase.frozen:
+            module.eval()
+        epoch, part = divmod(number, phase.parts)
+        batches = Round(feed.epoch(epoch, part, phase.parts), derive(seed, number), harness.precision)
+        means = _round(phase, number, batches, movers, harness)
+        scores = dict(harness.validate(phase.subject))
+        score = scores["sa"] + scores["ra"]
+        if options.select == "best_val" and (at.best is None or score > at.best):
+            at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
+        journal.write(
+            event="round",
+            phase=phase.name,
+            round=number,
+            rounds=phase.rounds,
+            images=len(batches) * phase.batch // options.accumulate,
+            learning_rate=next(iter(movers.values())).learning_rate,
+            **means,
+            validation=scores,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        at = replace(at, rounds=number + 1, journal_bytes=journal.synced_bytes())
+        if ranks.rank() == 0:
+            memory = {name: mover.state() for name, mover in movers.items()}
+            harness.store.save(Checkpoint(at, weights_of(phase.subject), best, memory))
+        ranks.barrier()
+    if best:
+        install(phase.subject, best, "the checkpoint")
+    if ranks.rank() == 0:
+        harness.store.finish(at, weights_of(phase.subject))
+    ranks.barrier()
+
+
+def _round(phase: Phase, number: int, batches: Round, movers: Mapping[str, Mover], harness: Harness) -> dict[str, float]:
+    """One round of updates; returns the means of what the phase logged."""
+    store, journal = harness.store, harness.journal
+    device = next(phase.subject.parameters()).device
+    updates = phase.round(phase.subject, batches)
+    sums: dict[str, Tensor] = {}
+    steps, shown = 0, time.monotonic()
+    first_bad = torch.full((), torch.inf, device=device)
+    while (update := _advance(updates, batches.precision, device)) is not None:
+        movers[update.learner].take(update, (number + batches.done / len(batches)) / phase.rounds)
+        if ranks.world() > 1:
+            ranks.average(phase.subject.buffers())
+        loss = update.loss.detach().float()
+        steps += 1
+        for name, value in {"loss": loss, **update.log}.items():
+            sums[name] = sums.get(name, torch.zeros_like(loss)) + value
+        # A NaN is noticed on the device and asked for now and then, so that no step waits for the host.
+        first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=steps))
+        if steps % 32 == 0 or device.type == "cpu":
+            _refuse_nan(first_bad, phase.name, number, store)
+        if time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            done, mean = batches.done / len(batches), (sums["loss"] / steps).item()
+            journal.show(event="step", phase=phase.name, round=number, rounds=phase.rounds, done=done, loss=mean)
+    _refuse_nan(first_bad, phase.name, number, store)
+    return {name: round((total / max(steps, 1)).item(), 6) for name, total in sums.items()}
+
+
+def _advance(updates: Iterator[Update], precision: torch.dtype, device: torch.device) -> Update | None:
+    """The generator's next update, computed under autocast. The context closes before the step: its cached casts go stale there."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+        return next(updates, None)
+
+
+def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover]) -> tuple[Counters, dict[str, Tensor]]:
+    """Where the phase stands and its best weights so far; subject and movers take over the checkpoint's state."""
+    saved = store.current()
+    if saved is None or saved.counters.phase != phase.name:
+        return Counters(phase.name, 0, 0), {}
+    install(phase.subject, saved.weights, "the checkpoint")
+    for name, mover in movers.items():
+        mover.restore(saved.optimizers.get(name, {}))
+    return saved.counters, saved.best
+
+
+@contextmanager
+def _holding(phase: Phase) -> Iterator[None]:
+    """Nothing in `phase.frozen` requires a gradient while the phase learns."""
+    held = [p for module in phase.frozen for p in module.parameters() if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+def _refuse_nan(first_bad: Tensor, phase: str, number: int, store: Store) -> None:
+    step = first_bad.item()
+    if step != float("inf"):
+        raise Refused(
+            f"the loss of phase '{phase}' stopped being a number at step {step:.0f} of round {number + 1}; the last good checkpoint"
+            f" is {store.last_good()}; lower the learning rate or set train.clip"
+        )
+
+
+def _covers(phase: Phase, movers: Mapping[str, Mover]) -> None:
+    """Every trainable parameter of the subject belongs to exactly one learner; a method that forgets one is wrong."""
+    moved = [id(p) for mover in movers.values() for p in mover.parameters]
+    trainable = {id(p) for p in phase.subject.parameters() if p.requires_grad}
+    assert len(moved) == len(set(moved)), f"phase {phase.name}: two learners share a parameter"
+    assert trainable == set(moved), f"phase {phase.name}: learners and trainable parameters differ"

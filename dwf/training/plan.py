@@ -1,0 +1,126 @@
+"""The contract between a method and the loop. No behaviour: a method says what to learn, the loop does it.
+
+A method is settings plus one generator per phase. The generator attacks and computes losses; each `Update` that it yields asks
+the loop for one optimizer step. Its local variables die with the round, so a checkpoint between rounds is complete. No context
+manager may span a `yield`: an autocast left open would leak into the loop and keep stale casts of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dwf.core.seeds import Noise
+from dwf.core.types import Batch, Spec
+from dwf.training.optim import Optimizer, Schedule
+
+
+class Update(NamedTuple):
+    """Asks the loop for one optimizer step."""
+
+    loss: Tensor
+    """Scalar, mean over the local batch."""
+    learner: str = "all"
+    """Whose parameters move; nobody else's .grad is written."""
+    also: tuple[Tensor, ...] = ()
+    """Further leaves that receive .grad (Free-AT's perturbation)."""
+    log: Mapping[str, Tensor] = {}
+    """Detached scalars for the journal, averaged over the round."""
+
+
+class Group(NamedTuple):
+    """Parameters that share a learning rate."""
+
+    parameters: Sequence[nn.Parameter]
+    learning_rate: float | None = None
+    """None: the optimizer's own."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Parameters with the optimizer and schedule that move them."""
+
+    groups: Sequence[Group]
+    optimizer: Optimizer
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training batch with the randomness that belongs to it."""
+
+    x: Tensor
+    """(B, C, H, W) float32 in [0, 1]."""
+    y: Tensor
+    """(B,) int64."""
+    noise: Noise
+    """For attacks: keyed by phase, round, batch and sample."""
+    random: Random
+    """For choices that hold for the whole batch (eps, K): the same on every rank."""
+
+
+class Batches(Protocol):
+    """One round's batches as a phase sees them."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the forward passes compute in; attack copies are made in it."""
+        ...
+
+    def __iter__(self) -> Iterator[Draw]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Feed(Protocol):
+    """Where batches come from: one epoch is a fixed function of its number."""
+
+    def epoch(self, number: int, part: int = 0, of: int = 1) -> Sized:
+        """The batches of epoch `number`, or of one `part` of it."""
+        ...
+
+
+class Sized(Protocol):
+    """Batches whose number is known."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One thing to train."""
+
+    name: str
+    subject: nn.Module
+    """The sub-module that this phase trains, validates and stores under phases/<name>/: one expert, or the whole."""
+    rounds: int
+    """How often `round` is called: epochs times `parts`."""
+    batch: int
+    """Clean images a step, over all ranks."""
+    learners: Mapping[str, Learner]
+    round: Callable[[nn.Module, Batches], Iterator[Update]]
+    needs: tuple[str, ...] = ()
+    """Phases that come first. What needs nothing may run anywhere, side by side."""
+    parts: int = 1
+    """Rounds that make one epoch; `rounds` counts them all."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Parts of the subject that stay as they are: no gradient, batch-norm on its running statistics."""
+
+
+class Method(Protocol):
+    """Frozen settings; its fields are its hyper-parameters."""
+
+    def model(self, spec: Spec) -> nn.Module:
+        """A freshly initialised model: (B, C, H, W) in [0, 1] -> logits."""
+        ...
+
+    def phases(self, model: nn.Module) -> Sequence[Phase]:
+        """What to train, in an order in which every phase comes after those that it needs."""
+        ...
