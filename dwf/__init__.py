@@ -1,1 +1,37 @@
-"""x"""
+"""Train mixture-of-experts image classifiers that stand up to an adversary, attack them, and report what is left.
+
+In three lines what each verb does:
+
+    from dwf import evaluate, read, train, write_report
+    train(read("dwf-digits"), "runs/digits"); evaluate("runs/digits", "table3")
+    write_report(["runs/digits"], "report.html")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dwf.report import write as write_report
+    from dwf.run import Run, load, read
+    from dwf.verbs import evaluate, train
+
+_PUBLIC = {
+    "Run": "dwf.run",
+    "evaluate": "dwf.verbs",
+    "load": "dwf.run",
+    "read": "dwf.run",
+    "train": "dwf.verbs",
+    "write_report": "dwf.report",
+}
+
+__all__ = ["Run", "evaluate", "load", "read", "train", "write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: `import dwf` and `dwf --help` need not wait for torch."""
+    from importlib import import_module
+
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dwf' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), {"write_report": "write"}.get(name, name))

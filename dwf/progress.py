@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dwf.core.journal import Listener, Record
+from dwf.evaluation.protocol import Watch
 
 
 @contextmanager
@@ -74,3 +75,42 @@ def _scores(record: Record) -> str:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+@contextmanager
+def evaluating(console: Console, *, quiet: bool = False) -> Iterator[Watch | None]:
+    """A watcher for an evaluation: a live bar with the accuracy so far and the time left; a line a batch without a terminal."""
+    if quiet:
+        yield None
+        return
+    bar = Progress(
+        TextColumn("attacking"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        yield _AttackWatcher(console, bar)
+
+
+class _AttackWatcher:
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self._console, self._bar, self._began = console, bar, time.monotonic()
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int, accuracy: Mapping[str, float]) -> None:
+        if done == 1:
+            self._began = time.monotonic()
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task("attacking", total=total, state="")
+        lowest = min(accuracy, key=accuracy.__getitem__)
+        left = (time.monotonic() - self._began) / max(done - 1, 1) * (total - done)
+        state = f"batch {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {_clock(left)} left"
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, state=state)
+        if not self._console.is_terminal:
+            self._console.print(f"attacking  {state}", highlight=False)

@@ -37,6 +37,8 @@ SCHEMA = 1
 class Run(Settings):
     """Everything that decides what is trained. A TOML file names only the deviations from these defaults."""
 
+    about: str = ""
+    """One line for `dwf list presets`."""
     name: str = Field(default="run", min_length=1)
     """How tables and figures call it."""
     data: Data = Data()

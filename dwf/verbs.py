@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 
 from dwf.core import ranks
+from dwf.core.errors import Refused
 from dwf.core.files import sweep
 from dwf.core.journal import Journal, Listener
+from dwf.core.result import DatasetEntry, ModelEntry, Result
 from dwf.core.seeds import derive
+from dwf.core.settings import nearest
+from dwf.core.types import Images
 from dwf.data import Feed, ordered, specify, subset
+from dwf.evaluation import PROTOCOLS, AnyTable
+from dwf.evaluation.protocol import Watch
+from dwf.evaluation.protocol import evaluate as evaluate_model
+from dwf.evaluation.tabulate import Subject
+from dwf.models import Mixture
 from dwf.models.inference import attack_precision
-from dwf.run import Loaded, Run, RunFolder, build, environment, load
+from dwf.run import Loaded, Run, RunFolder, build, environment, load, override
 from dwf.training.checkpoint import Store, save_weights, weights_of
 from dwf.training.loop import Harness
 from dwf.training.loop import train as train_phases
@@ -77,3 +89,99 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
         journal.close()
         save_weights(place.weights, weights_of(model))
     ranks.barrier()
+
+
+def evaluate(
+    folder: Path | str,
+    protocol: str = "table3",
+    *,
+    overrides: Sequence[str] = (),
+    samples: int | None = None,
+    split: Literal["test", "val"] = "test",
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    batch: int = 250,
+    seed: int = 0,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> Result:
+    """Attack a trained run and write `eval/<protocol>.json` beside it.
+
+    `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all.
+    `split`: "val" is the part of the training set that the run held out. `precision` is that of the attacks; the verdict is always
+    fp32. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
+    """
+    where = ranks.pick_device(device)
+    with ranks.together(where):
+        loaded = load(folder, where)
+        settings = read_protocol(protocol, overrides)
+        record = loaded.folder.describe()
+        images = _images(loaded, split, record["data"]["sha256"])
+        total = len(images)
+        if samples is not None:
+            images = subset(images, samples, derive(seed, "samples"))
+        images = images.to(where)
+        subject = Subject(
+            run=loaded.run.name,
+            model=ModelEntry(
+                method=loaded.run.method.kind,
+                settings=loaded.run.method.model_dump(mode="json"),
+                parameters=sum(p.numel() for p in loaded.model.parameters()),
+                forward_passes=len(loaded.model.bank) if isinstance(loaded.model, Mixture) else 1,
+            ),
+            dataset=DatasetEntry(
+                name=images.name,
+                split=split,
+                n=len(images),
+                indices="all"
+                if len(images) == total
+                else f"subset of {len(images)} of {total}, every class in its share, seed {seed}",
+                sha256=images.sha256,
+            ),
+            classes=loaded.spec.classes,
+            device=record["environment"]["device"] if where.type == "cpu" else environment(where, "")["device"],
+            versions=(version("dwf"), torch.__version__),
+        )
+        with loaded.folder.locked() if ranks.rank() == 0 else nullcontext():
+            return evaluate_model(
+                loaded.model,
+                settings,
+                list(ordered(images, batch)),
+                subject,
+                loaded.folder.evaluations,
+                precision=precision_of(precision, attack_precision(where)),
+                seed=seed,
+                resume=resume,
+                watch=watch,
+            )
+
+
+def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:
+    """The settings of a protocol, changed by `protocol.a=b` texts; raises `Refused` for unknown names and keys."""
+    if name not in PROTOCOLS:
+        raise Refused(f"there is no protocol '{name}'; {nearest(name, list(PROTOCOLS))}")
+    data: dict[str, Any] = {"protocol": {}}
+    override(data, overrides)
+    if set(data) != {"protocol"}:
+        raise Refused(
+            f"evaluate changes the protocol only, as in --set protocol.eps=0.02, not '{next(k for k in data if k != 'protocol')}'"
+        )
+    return cast(AnyTable, PROTOCOLS[name].read(data["protocol"], where=f"protocol '{name}'"))
+
+
+def _images(loaded: Loaded, split: str, trained_on: str) -> Images:
+    """The images to judge by. Raises `Refused` if the training set is not the one that the validation images were held out of."""
+    if split == "test":
+        images = loaded.run.data.source("test")
+    else:
+        images = loaded.run.data.training(derive(loaded.run.seed, "split"))[1]
+        if images.sha256 != trained_on:
+            raise Refused(
+                f"the training images of {loaded.run.data.source.kind} have changed since {loaded.folder.path} was trained"
+            )
+    shape, wanted = tuple(images.pixels.shape[1:]), (loaded.spec.channels, loaded.spec.height, loaded.spec.width)
+    if shape != wanted or images.classes != loaded.spec.classes:
+        raise Refused(
+            f"the {split} images are {shape} with {len(images.classes)} classes, the model needs {wanted} and its own classes"
+        )
+    return images

@@ -1,56 +1,41 @@
-"""What each run costs: to store, to ask, to train, to evaluate."""
+"""What each run costs: to store, to ask and to train; and what each evaluation cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dwf.report.markup import table
-from dwf.report.reading import Evaluated
+from dwf.report.markup import joined, table
+from dwf.report.reading import Evaluated, by_run
 from dwf.report.training import rounds
 from dwf.report.wording import ABSENT, count, duration
 
-_HEADER = (
-    "Run",
-    "Parameters",
-    "Backbone passes a prediction",
-    "Training rounds",
-    "Training images",
-    "Training time",
-    "Trained on",
-    "Evaluation",
-    "Evaluation time",
-    "Forward passes an image",
-    "Backward passes an image",
-    "Evaluated on",
-)
+_RUN = ("Run", "Parameters", "Backbone passes a prediction", "Rounds", "Training images", "Training time", "Trained on")
+_EVALUATION = ("Run", "Evaluation", "n", "Time", "Forward passes an image", "Backward passes an image", "Evaluated on")
 
 
 def cost(evaluated: Sequence[Evaluated]) -> str | None:
-    """One line an evaluation."""
-    return table(
-        "Cost. Times are wall-clock on the named device; passes are those of the whole model", _HEADER, map(_row, evaluated)
-    )
+    """One line a run and one line an evaluation."""
+    training = table("To store, ask and train", _RUN, map(_run, by_run(evaluated)))
+    return joined((training, table("To evaluate; passes are those of the whole model", _EVALUATION, map(_evaluation, evaluated))))
 
 
-def _row(one: Evaluated) -> list[str]:
-    result, records = one.result, [record for phase in rounds(one).values() for record in phase]
-    trained, where = one.record["environment"], result.environment
-    seconds = sum(float(record.get("seconds", 0.0)) for record in records)
-    rows = result.attacks
-    return [
-        one.run,
-        count(result.model.parameters),
-        count(result.model.forward_passes),
-        count(len(records)) if records else ABSENT,
-        count(sum(int(record.get("images", 0)) for record in records)) if records else ABSENT,
-        duration(seconds) if records else ABSENT,
-        _place(trained.get("device", "?"), trained.get("threads", "?"), trained.get("precision", "?")),
-        f"{one.name}, n = {count(result.dataset.n)}",
-        duration(where.seconds),
-        f"{sum(entry.forwards for entry in rows):,.1f}",
-        f"{sum(entry.backwards for entry in rows):,.1f}",
-        _place(where.device, where.threads, where.precision),
+def _run(one: Evaluated) -> list[str]:
+    model, environment = one.result.model, one.record["environment"]
+    records = [record for phase in rounds(one).values() for record in phase]
+    trained = [
+        count(len(records)),
+        count(sum(int(record.get("images", 0)) for record in records)),
+        duration(sum(float(record.get("seconds", 0.0)) for record in records)),
     ]
+    place = _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
+    return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
+
+
+def _evaluation(one: Evaluated) -> list[str]:
+    rows, where = one.result.attacks, one.result.environment
+    passes = [f"{sum(entry.forwards for entry in rows):,.1f}", f"{sum(entry.backwards for entry in rows):,.1f}"]
+    place = _place(where.device, where.threads, where.precision)
+    return [one.run, one.name, count(one.result.dataset.n), duration(where.seconds), *passes, place]
 
 
 def _place(device: object, threads: object, precision: object) -> str:

@@ -28,7 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """One more than colours: the pairing shifts with each round, so 42 series stay distinct."""
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-_WIDTH = 5.4
+_WIDTH = 5.0
 """Inches at 72 points: close to a phone's width, so that the text stays readable there."""
 
 _STYLE: Any = {

@@ -55,7 +55,7 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     header += [text for kind in KINDS for text in (f"{kind.upper()} adds (x{TIMES})", f"Under {kind.upper()}")]
     rows = [_row(one, arrays, i) for i in range(min(SHOWN, len(arrays["label"])))]
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in header)))
-    whole = tag("table", tag("caption", caption), head, tag("tbody", *rows), class_="images")
+    whole = tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *rows), class_="images")
     note = "✓ marks a right prediction, ✗ a wrong one. Mid grey in a perturbation is no change."
     return scrolling(whole, caption) + tag("p", note, class_="small")
 

@@ -37,7 +37,7 @@ def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object
         "tbody",
         *(tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows),
     )
-    return scrolling(tag("table", tag("caption", caption), head, body, class_=class_), caption)
+    return scrolling(tag("table", tag("caption", tag("span", caption)), head, body, class_=class_), caption)
 
 
 def figure(title: str, drawing: Markup, said: str, data: Markup) -> Markup:

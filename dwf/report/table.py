@@ -28,7 +28,7 @@ def _table(group: Group) -> Markup:
     for label, members in repeated(group):
         numbers = [_spread(spread(members, column)) for column in columns]
         body.append(tag("tr", tag("th", f"{label}, mean ± std", scope="row"), tag("td"), *numbers, tag("td")))
-    whole = tag("table", tag("caption", caption), _head(group, columns), tag("tbody", *body), class_="numbers")
+    whole = tag("table", tag("caption", tag("span", caption)), _head(group, columns), tag("tbody", *body), class_="numbers")
     return scrolling(whole, caption)
 
 
@@ -43,7 +43,7 @@ def _head(group: Group, columns: Sequence[Column]) -> Markup:
             lower += [tag("th", c.label, _note(c.note if family == "fgsm" else ""), scope="col") for c in same]
         else:
             upper += [tag("th", c.label, _note(c.note), scope="col", rowspan=2) for c in same]
-    upper.append(tag("th", "Alarms", scope="col", rowspan=2))
+    upper.append(tag("th", "Alarms", scope="col", rowspan=2, class_="text"))
     return tag("thead", tag("tr", *upper), tag("tr", *lower) if lower else "")
 
 

@@ -24,7 +24,7 @@ def score(p, n):
     return {"accuracy": p, "ci95": wilson(p, n), "n": n}
 
 
-def attack(name, p, n, eps=EPS, steps=1, restarts=1, iterate="last"):
+def attack(name, p, n, eps=EPS, *, steps=1, restarts=1, iterate="last"):
     return {
         **{"name": name, "kind": "white", "norm": "linf", "eps": eps, "steps": steps, "restarts": restarts},
         **{"step_size": min(2 / 255, eps / 4) if steps > 1 else eps, "space": "pixel", "iterate": iterate},
@@ -39,8 +39,8 @@ def table3(n, strength, eps=EPS):
     rows.append(attack("fgsm", strength * 0.71, n, eps))
     pgd = [(f"pgd-{k}", k, 1, 0.66 + 0.1 / k) for k in (10, 20, 30, 40, 50)]
     for name, steps, restarts, p in [*pgd, ("pgd-100x3", 100, 3, 0.652), ("pgd-100-eot1", 100, 1, 0.659)]:
-        rows.append(attack(name, strength * p, n, eps, steps, restarts))
-        rows.append(attack(f"{name}-worst", strength * p - 0.004, n, eps, steps, restarts, "worst"))
+        rows.append(attack(name, strength * p, n, eps, steps=steps, restarts=restarts))
+        rows.append(attack(f"{name}-worst", strength * p - 0.004, n, eps, steps=steps, restarts=restarts, iterate="worst"))
     return rows
 
 
@@ -125,7 +125,29 @@ def runs(tmp_path: Path) -> list[Path]:
     """The paper's method with alarms, and a plain net with neither gate nor images."""
     flags = [flag(), flag("gate_collapse", "worth")]
     first = make(tmp_path / "dwf", "dwf-cifar10", flags=flags)
-    second = make(
-        tmp_path / "at", "pgd-at", method="adversarial", strength=0.64, gate=0, pictures=False, phases=["train"], evaluations=["table3"]
-    )
+    second = make(tmp_path / "at", "pgd-at", method="adversarial", strength=0.64, gate=0, pictures=False, phases=["train"])
     return [first, second]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One run with everything."""
+    return make(tmp_path / "run")
+
+
+@pytest.fixture
+def build(tmp_path: Path):
+    """A maker of further run folders: `build("name", ...)`."""
+    return lambda name, **more: make(tmp_path / name, name, **more)
+
+
+@pytest.fixture
+def alarm():
+    """A maker of alarms."""
+    return flag
+
+
+@pytest.fixture
+def pictures():
+    """A maker of image files."""
+    return images

@@ -1,0 +1,5 @@
+"""python -m dwf, and torchrun -m dwf."""
+
+from dwf.cli import main
+
+main()

@@ -1,0 +1,208 @@
+"""The command line: each verb is thin, and what it does can be done in Python with `dwf.verbs`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dwf.core.errors import Refused
+
+if TYPE_CHECKING:
+    from dwf.report import Evaluated
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train mixture-of-experts image classifiers that stand up to an adversary, attack them, and report what is left.",
+    epilog="Start with: dwf demo",
+)
+console = Console(quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True)
+"""Speaks for rank 0 only."""
+
+
+class Split(StrEnum):
+    """Which images judge."""
+
+    test = "test"
+    val = "val"
+
+
+class Precision(StrEnum):
+    """Of attack generation."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be given several times.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly where an interrupted job stood.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@app.command(epilog="Example: dwf demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Nine experts and a gate on handwritten digits, beside a plain and a PGD-trained net: train, attack, report, in 3 minutes."""
+    from dwf import demo as story
+    from dwf.progress import evaluating, watching
+
+    def act(name: str, number: int, total: int) -> None:
+        console.print(f"\n[bold]{number}/{total}  {name}[/bold]")
+
+    with watching(console, quiet=quiet) as listeners, evaluating(console, quiet=quiet) as watch:
+        page, evaluated = story.play(out, device=device, listeners=listeners, watch=watch, act=act)
+    _table(evaluated)
+    console.print(f"The whole story: {page}\nOpen it in a browser, for instance: python3 -m webbrowser -t file://{page.resolve()}")
+
+
+@app.command(epilog="Example: dwf train dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2 --out runs/mine")
+def train(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.toml", help="See: dwf list presets")],
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/<name>]")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the preset's seed.")] = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a preset or a TOML file into a run folder. Under torchrun, on several devices: torchrun -m dwf train ..."""
+    from dwf import run as runs
+    from dwf import verbs
+    from dwf.progress import watching
+
+    overrides = [
+        *(sets or []),
+        *([f"data.source={json.dumps(data)}"] if data else []),
+        *([f"seed={seed}"] if seed is not None else []),
+    ]
+    run = runs.read(preset, overrides)
+    folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
+    with watching(console, quiet=quiet) as listeners:
+        verbs.train(run, folder, device=device, resume=resume, listeners=listeners)
+    console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3")
+
+
+@app.command(epilog="Example: dwf evaluate runs/mine --protocol table3 --set protocol.eps=0.02 --samples 1000")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    protocol: Annotated[str, typer.Option(help="See: dwf list protocols")] = "table3",
+    sets: Sets = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share [default: all]")] = None,
+    split: Annotated[Split, typer.Option(help="val: what the run held out of its training set.")] = Split.test,
+    seed: Annotated[int, typer.Option(min=0, help="Of the subset and of the attacks' noise.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch, the unit of resume.")] = 250,
+    precision: Annotated[Precision, typer.Option(help="Of attack generation; the verdict is always fp32.")] = Precision.auto,
+    device: Device = "auto",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack a trained run by a protocol and write RUN/eval/<protocol>.json."""
+    from dwf import report as reports
+    from dwf import verbs
+    from dwf.progress import evaluating
+
+    with evaluating(console, quiet=quiet) as watch:
+        result = verbs.evaluate(
+            run,
+            protocol,
+            overrides=sets or [],
+            samples=samples,
+            split=split.value,
+            device=device,
+            precision=precision.value,
+            batch=batch,
+            seed=seed,
+            resume=resume,
+            watch=watch,
+        )
+    _table([one for one in reports.read(run) if one.result == result])
+    for flag in result.flags:
+        console.print(f"[bold]{flag.class_} flag {flag.code}[/bold]: {flag.cause} {flag.remedy}")
+
+
+@app.command(epilog="Example: dwf report runs/dwf runs/plain --out report.html")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated run folders.")],
+    out: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html, or report.html for several]")] = None,
+) -> None:
+    """One self-contained HTML page about one or more runs, and its table as CSV, Markdown and LaTeX."""
+    from dwf import report as reports
+
+    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    written = reports.write(runs, page)
+    _table([one for run in runs for one in reports.read(run)])
+    console.print("\n".join(str(path) for path in written))
+
+
+@app.command("list", epilog="Example: dwf list presets --json")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(help="methods, attacks, datasets, backbones, protocols or presets [default: all]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What there is to choose from."""
+    from dwf.inventory import inventory
+
+    shelves = inventory(what)
+    if as_json:
+        typer.echo(json.dumps(shelves, indent=1))
+        return
+    for shelf, members in shelves.items():
+        table = Table("name", "what it is", title=shelf, title_justify="left", box=None, pad_edge=False)
+        for name, about in members.items():
+            table.add_row(name, about)
+        console.print(table, "")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device, precision and optional parts: what to send with a bug report."""
+    from dwf.inventory import diagnosis
+
+    problems, facts = diagnosis()
+    for name, value in facts.items():
+        console.print(f"{name:<14} {value}", highlight=False)
+    for problem in problems:
+        console.print(f"[bold]problem[/bold]        {problem}", highlight=False)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _table(evaluated: Sequence[Evaluated]) -> None:
+    from dwf import report as reports
+
+    header, *rows = reports.terminal(evaluated)
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def main() -> None:
+    """Runs the command line; bad input ends with one sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except Refused as refusal:
+        sys.stderr.write(f"dwf: {refusal}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("dwf: interrupted; run the same command with --resume to go on\n")
+        sys.exit(130)

@@ -1,0 +1,58 @@
+"""An evaluation in progress: one file a batch, so that an interrupted one goes on where it stood, on one rank or many."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwf.core.files import write_json, written
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Parts:
+    """The finished batches of one evaluation, beside its final file."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], *, keep: bool) -> None:
+        """Parts of another identity (settings, weights, images) or unwanted ones are dropped; call it on rank 0 first."""
+        self._folder = folder
+        record = folder / "identity.json"
+        if not (keep and record.exists() and json.loads(record.read_text()) == identity):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(record, identity)
+
+    def done(self, number: int) -> bool:
+        """Is this batch's file there?"""
+        return self._file(number).exists()
+
+    def write(self, number: int, arrays: Arrays) -> None:
+        """Keep what a batch gave."""
+        write_arrays(self._file(number), arrays)
+
+    def read(self, number: int) -> Arrays:
+        """What a batch gave."""
+        return read_arrays(self._file(number))
+
+    def drop(self) -> None:
+        """All is in the final files."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.npz"
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Named arrays as npz, byte for byte the same for the same arrays (numpy stamps no times), complete or not there."""
+    with written(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Named arrays of an npz; pickled objects are never loaded."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

@@ -1,0 +1,49 @@
+"""Intervals and paired comparisons: no accuracy travels without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from dwf.core.result import Interval, Score, WorstCase
+from dwf.evaluation.check import Row
+
+Bits = NDArray[np.bool_]
+"""(N,) still classified correctly."""
+
+
+def score(bits: Bits) -> Score:
+    """Accuracy with its 95 % Wilson interval."""
+    return Score(accuracy=float(bits.mean()), ci95=wilson(int(bits.sum()), len(bits)), n=len(bits))
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """95 % Wilson score interval of hits / n."""
+    low, high = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
+
+
+def exceeds(a: Bits, b: Bits, margin: float) -> bool:
+    """Is a's accuracy above b's, on the same samples, by more than `margin`, and surely above it at all?
+
+    Paired and one-sided: the exact McNemar test at 5 %, which is the lower 95 % bound of the difference lying above zero.
+    """
+    gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
+    if (gained - lost) / len(a) <= margin:
+        return False
+    return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue) < 0.05
+
+
+def worst_cases(rows: Sequence[Row], bits: dict[str, Bits], headline: tuple[str, float]) -> list[tuple[WorstCase, Bits]]:
+    """Per (norm, radius): robust only if every attack of the norm inside the radius failed. Headline first, then by radius."""
+    threats = {(row.threat.norm, row.threat.eps) for row in rows if row.threat.eps > 0}
+    cases = []
+    for norm, eps in sorted(threats, key=lambda threat: (threat != headline, threat)):
+        inside = [row.name for row in rows if row.threat.norm == norm and row.threat.eps <= eps]
+        survived = np.logical_and.reduce([bits[name] for name in inside])
+        total = score(survived)
+        cases.append((WorstCase(norm=norm, eps=eps, accuracy=total.accuracy, ci95=total.ci95, attacks=tuple(inside)), survived))
+    return cases

@@ -1,0 +1,70 @@
+"""What there is to choose from, and what this machine can do."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from inspect import getdoc
+
+import torch
+
+from dwf.attacks import ATTACKS
+from dwf.core.errors import Refused
+from dwf.core.ranks import pick_device
+from dwf.core.settings import nearest
+from dwf.data import DATASETS
+from dwf.data.hub import PLACES
+from dwf.evaluation import PROTOCOLS
+from dwf.methods import METHODS
+from dwf.models import BACKBONES
+from dwf.models.inference import attack_precision
+from dwf.run import presets
+
+
+def inventory(what: str | None = None) -> dict[str, dict[str, str]]:
+    """Shelf -> name -> first line of its description; raises `Refused` for an unknown shelf."""
+    families = {"attacks": ATTACKS, "backbones": BACKBONES, "datasets": DATASETS, "methods": METHODS, "protocols": PROTOCOLS}
+    shelves = {shelf: {name: _first(member) for name, member in family.items()} for shelf, family in families.items()}
+    shelves["datasets"] |= {name: "From the hub by its name: --data " + name for name in PLACES}
+    shelves["presets"] = {name: tomllib.loads(path.read_text())["about"] for name, path in presets().items()}
+    if what is not None and what not in shelves:
+        raise Refused(f"there is nothing called '{what}' to list; {nearest(what, list(shelves))}")
+    return {shelf: members for shelf, members in sorted(shelves.items()) if what in (None, shelf)}
+
+
+def diagnosis() -> tuple[list[str], dict[str, str]]:
+    """(problems, facts) about this installation."""
+    device = pick_device("auto")
+    facts = {
+        "dwf": version("dwf"),
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": str(torch.get_num_threads()),
+        "bf16": "native" if attack_precision(device) is torch.bfloat16 else "not native here: attacks and training run in fp32",
+        "free disc": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
+    }
+    for extra in ("tensorboard", "torchvision"):
+        facts[extra] = _version(extra) or "not installed (optional)"
+    return _problems(), facts
+
+
+def _problems() -> list[str]:
+    """A CPU-only torch beside a CUDA torchvision, or the reverse, fails with `operator torchvision::nms does not exist`."""
+    vision = _version("torchvision")
+    if vision and ("+cpu" in vision) != ("+cpu" in torch.__version__):
+        return [f"torch {torch.__version__} and torchvision {vision} are different builds; install both from the same index"]
+    return []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _first(member: object) -> str:
+    return (getdoc(member) or "").splitlines()[0]
