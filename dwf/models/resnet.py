@@ -51,7 +51,6 @@ class WideResNet(Settings):
     def __call__(self, spec: Spec) -> nn.Module:
         """A freshly initialised net for these images and classes."""
         stem = nn.Conv2d(spec.channels, 16, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         blocks: list[nn.Module] = []
         inputs = 16
         for stage in range(3):
@@ -128,9 +127,6 @@ class PreActivationBlock(nn.Module):
         self.first = ConvNorm(inputs, outputs, stride=stride)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride != 1 or inputs != outputs else None
-        for module in (self.second, self.shortcut):
-            if module is not None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
