@@ -27,8 +27,8 @@ app = typer.Typer(
     help="Train mixture-of-experts image classifiers that stand up to an adversary, attack them, and report what is left.",
     epilog="Start with: dwf demo",
 )
-console = Console(quiet=os.environ.get("RANK", "0") != "0", soft_wrap=True)
-"""Speaks for rank 0 only."""
+console = Console(quiet=os.environ.get("RANK", "0") != "0", width=None if sys.stdout.isatty() else 140)
+"""Speaks for rank 0 only; wide enough for the table where the output goes to a file."""
 
 
 class Split(StrEnum):
@@ -186,13 +186,25 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+_WORDS = ("Run", "Evaluation", "Worst case", "Alarms")
+"""Columns that may wrap."""
+_ONLY_WHEN_WIDE = ("n", "FGSM .01", "FGSM .03", "FGSM .09", "PGD 10")
+"""Columns that a terminal of 80 characters has no room for; the report has them all."""
+
+
 def _table(evaluated: Sequence[Evaluated]) -> None:
     from dwf import report as reports
 
     header, *rows = reports.terminal(evaluated)
-    table = Table(*header, box=None, pad_edge=False)
+    kept = [i for i, name in enumerate(header) if console.width >= 110 or name not in _ONLY_WHEN_WIDE]
+    table = Table(box=None, pad_edge=False)
+    for i in kept:
+        words = header[i] in _WORDS
+        table.add_column(
+            escape(header[i].replace(" ", "\n")), no_wrap=not words, overflow="fold", justify="left" if words else "right"
+        )
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[i]) for i in kept))
     console.print(table)
 
 

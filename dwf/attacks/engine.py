@@ -44,7 +44,7 @@ def ascend(
     `start` defaults to `uniform`, `direction` to `steepest(threat)`. `draws` > 1 averages that many gradients (expectation over
     transformation, Athalye et al., ICML 2018) and is for models that are random by themselves.
     """
-    direction = direction or steepest(threat)
+    x, direction = x.detach(), direction or steepest(threat)
     adversarial = (start or uniform)(x, threat, noise, restart)
     for _ in range(steps):
         moved = adversarial + step * direction(input_gradient(loss, adversarial, draws))
@@ -114,7 +114,8 @@ def frozen(model: Classifier) -> Iterator[None]:
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
         for buffer, value in buffers:
-            buffer.copy_(value)
+            if not torch.equal(buffer, value):  # a needless copy would spoil a graph that the caller has yet to differentiate
+                buffer.copy_(value)
 
 
 def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) -> None:

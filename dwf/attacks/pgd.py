@@ -34,7 +34,7 @@ class Pgd(Settings):
         checked(x, y, self.threat, target)
         with frozen(model):
             loss = cross_entropy(model, y, target)
-            best, worst = x, torch.full_like(x[:, 0, 0, 0], -torch.inf)
+            best, worst = x.detach(), torch.full_like(x[:, 0, 0, 0], -torch.inf)
             for restart in range(self.restarts):
                 *_, last = ascend(
                     loss,

@@ -58,7 +58,7 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(f"no space left on the device while writing {path}; free some and run again with --resume") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise Refused(f"{path} cannot be written ({error.strerror}); choose another folder with --out") from error
         raise
 

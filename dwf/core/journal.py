@@ -27,7 +27,7 @@ class Journal:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
                 if keep_bytes is not None:
-                    os.truncate(path, keep_bytes)
+                    os.truncate(path, min(keep_bytes, path.stat().st_size))  # never padded, where it was deleted
                 self._file = path.open("a", encoding="utf-8")
 
     def write(self, **record: Any) -> None:

@@ -25,8 +25,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":  # has shapes and no numbers
+            raise NotImplementedError
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise Refused(f"device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps") from None
     return device
 

@@ -54,8 +54,8 @@ class Noise:
 
     def normal(self, shape: torch.Size | tuple[int, ...], *, restart: int = 0, step: int = 0) -> Tensor:
         """(B, *shape) standard normal float32, from `uniform` by the inverse error function."""
-        inside = self.uniform(shape, restart=restart, step=step).add_(2.0**-25)  # never 0, whose inverse is infinite
-        return torch.erfinv(inside.mul_(2).sub_(1)).mul_(math.sqrt(2))
+        inside = self.uniform(shape, restart=restart, step=step).mul_(2).add_(2.0**-24 - 1)  # never -1 or 1: infinite inverses
+        return torch.erfinv(inside).mul_(math.sqrt(2))
 
     def permutation(self) -> Tensor:
         """(B,) positions in random order."""

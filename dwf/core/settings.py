@@ -43,9 +43,11 @@ def length(value: object) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError
-        above, _, below = str(value).partition("/")
-        number = float(Fraction(above.strip()) / Fraction(below.strip() or 1)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError):
+        above, slash, below = str(value).partition("/")
+        if "/" in below:  # Fraction would read 8/255/2 from the right
+            raise ValueError
+        number = float(Fraction(above) / Fraction(below if slash else 1)) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError("give a number like 0.031 or a fraction like '8/255'") from None
     if not 0 <= number < float("inf"):
         raise ValueError("it must be at least 0 and finite")

@@ -38,12 +38,16 @@ def exceeds(a: Bits, b: Bits, margin: float) -> bool:
 
 
 def worst_cases(rows: Sequence[Row], bits: dict[str, Bits], headline: tuple[str, float]) -> list[tuple[WorstCase, Bits]]:
-    """Per (norm, radius): robust only if every attack of the norm inside the radius failed. Headline first, then by radius."""
+    """Per (norm, radius): robust only if right on the image itself and after every attack of the norm inside the radius.
+
+    Headline first, then by norm and radius.
+    """
     threats = {(row.threat.norm, row.threat.eps) for row in rows if row.threat.eps > 0}
+    clean = [row.name for row in rows if row.threat.eps == 0]
     cases = []
     for norm, eps in sorted(threats, key=lambda threat: (threat != headline, threat)):
-        inside = [row.name for row in rows if row.threat.norm == norm and row.threat.eps <= eps]
-        survived = np.logical_and.reduce([bits[name] for name in inside])
+        inside = [row.name for row in rows if row.threat.norm == norm and 0 < row.threat.eps <= eps]
+        survived = np.logical_and.reduce([bits[name] for name in [*clean, *inside]])
         total = score(survived)
         cases.append((WorstCase(norm=norm, eps=eps, accuracy=total.accuracy, ci95=total.ci95, attacks=tuple(inside)), survived))
     return cases

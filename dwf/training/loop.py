@@ -143,7 +143,7 @@ def _round(phase: Phase, number: int, batches: Round, movers: Mapping[str, Mover
     sums: dict[str, Tensor] = {}
     steps, shown = 0, time.monotonic()
     first_bad = torch.full((), torch.inf, device=device)
-    while (update := _advance(updates, batches.precision, device)) is not None:
+    while (update := advance(updates, batches.precision, device)) is not None:
         movers[update.learner].take(update, (number + batches.done / len(batches)) / phase.rounds)
         if ranks.world() > 1:
             ranks.average(phase.subject.buffers())
@@ -163,7 +163,7 @@ def _round(phase: Phase, number: int, batches: Round, movers: Mapping[str, Mover
     return {name: round((total / max(steps, 1)).item(), 6) for name, total in sums.items()}
 
 
-def _advance(updates: Iterator[Update], precision: torch.dtype, device: torch.device) -> Update | None:
+def advance(updates: Iterator[Update], precision: torch.dtype, device: torch.device) -> Update | None:
     """The generator's next update, computed under autocast. The context closes before the step: its cached casts go stale there."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
         return next(updates, None)

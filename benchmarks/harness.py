@@ -1,0 +1,62 @@
+"""What every benchmark shares: arguments, the machine in words, alternating timings, and a JSON record.
+
+Compared are ratios of medians measured alternately in one process, never seconds of different days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer repeats, smaller nets")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return parser
+
+
+def alternate(contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each contender, run in turn `repeats` times after `warmup` uncounted turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(warmup + repeats):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def publish(name: str, figures: dict[str, Any], file: Path | None) -> None:
+    """Print the figures, and write them where asked."""
+    record = {"benchmark": name, "machine": machine(), **figures}
+    text = json.dumps(record, indent=1)
+    print(text)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")

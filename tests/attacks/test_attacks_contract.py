@@ -1,0 +1,285 @@
+"""What every attack promises. A new member of ATTACKS is tested by being listed."""
+
+import random
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from attacked_nets import CLASSES, SHAPE, THREATS, build, cases, images, linear, net
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from dwf.attacks import ATTACKS, AnyAttack
+from dwf.core.errors import Refused
+from dwf.core.seeds import Noise
+from dwf.core.types import Attack, Threat
+
+EVERY = cases()
+FEW = cases("linf-large", "l2-large")
+NOISE = Noise(3, torch.tensor([11, 5, 7, 400, 0, 2]))
+
+every_attack = pytest.mark.parametrize("attack", EVERY.values(), ids=EVERY.keys())
+each_attack = pytest.mark.parametrize("attack", FEW.values(), ids=FEW.keys())
+
+
+def radii(change: Tensor, threat: Threat) -> Tensor:
+    flat = change.double().flatten(1)
+    return flat.abs().amax(1) if threat.norm == "linf" else flat.norm(dim=1)
+
+
+@every_attack
+def test_stays_in_the_ball_and_in_the_box(attack: Attack) -> None:
+    x, y = images()
+    adversarial = attack(net(), x, y, NOISE)
+    assert adversarial.shape == x.shape
+    assert adversarial.dtype == x.dtype
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    assert (radii(adversarial - x, attack.threat) <= attack.threat.eps + 1e-6).all()
+    assert (radii(adversarial - x, attack.threat) > 0.1 * attack.threat.eps).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_radius_zero_is_the_image_bit_for_bit(kind: str, norm: str) -> None:
+    x, y = images()
+    threat = Threat(norm=norm, eps=0)
+    for attack in (build(kind, threat), build(kind, threat, step=0.1), build(kind, threat, start="uniform", restarts=2)):
+        assert torch.equal(attack(net(), x, y, NOISE), x)
+
+
+@each_attack
+def test_the_same_noise_gives_the_same_images(attack: Attack) -> None:
+    x, y = images()
+    assert torch.equal(attack(net(), x, y, NOISE), attack(net(), x, y, Noise(NOISE.seed, NOISE.index.clone())))
+
+
+@each_attack
+def test_a_sample_is_independent_of_its_batch(attack: Attack) -> None:
+    """In fp64, where the rounding of another batch size is too small to turn a sign."""
+    model = net(dtype=torch.float64)
+    x, y = images()
+    x = x.double()
+    together = attack(model, x, y, NOISE)
+    for row in range(len(x)):
+        one = torch.tensor([row])
+        torch.testing.assert_close(attack(model, x[one], y[one], NOISE.take(one)), together[one], rtol=0, atol=1e-9)
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    torch.testing.assert_close(attack(model, x[order], y[order], NOISE.take(order)), together[order], rtol=0, atol=1e-9)
+
+
+def mixed_modes(model: nn.Module) -> nn.Module:
+    """Some modules train and some do not, some parameters are frozen, some have gradients."""
+    model.train()
+    model[2].eval()
+    model[4].eval()
+    model[1].weight.requires_grad_(False)
+    model[1].bias.grad = torch.full_like(model[1].bias, 2.5)
+    model[9].weight.grad = torch.full_like(model[9].weight, -1.0)
+    return model
+
+
+@each_attack
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+def test_leaves_the_model_untouched(attack: Attack, mode: str) -> None:
+    x, y = images()
+    model = mixed_modes(net()) if mode == "mixed" else net().train(mode == "train")
+    modes = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    identities = [id(p.grad) for p in model.parameters()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attack(model, x, y, NOISE)
+    attack(model, x, y, NOISE, (y + 1) % CLASSES)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
+    assert [id(p.grad) for p in model.parameters()] == identities
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)
+    assert state.keys() == model.state_dict().keys()
+    assert any("num_batches_tracked" in name for name in state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+class Counting(nn.Module):
+    """Writes into a buffer even in eval mode, as some published models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inner(x)
+
+
+@each_attack
+def test_restores_buffers_that_the_model_writes_itself(attack: Attack) -> None:
+    x, y = images()
+    model = Counting()
+    attack(model, x, y, NOISE)
+    assert model.calls == 0
+
+
+@each_attack
+@pytest.mark.parametrize("training", [True, False])
+def test_a_graph_that_the_caller_holds_can_still_be_differentiated(attack: Attack, training: bool) -> None:
+    """A method may attack between its own forward and backward pass, through batch-norm in either mode."""
+    x, y = images()
+    model = net().train(training)
+    loss = F.cross_entropy(model(x), y)
+    attack(model, x, y, NOISE)
+    loss.backward()
+    assert model[1].weight.grad.abs().sum() > 0
+
+
+def test_a_failure_inside_still_restores_the_model() -> None:
+    x, y = images()
+    for kind in ATTACKS:
+        model = mixed_modes(net())
+        modes = [module.training for module in model.modules()]
+        model[9] = nn.Linear(3, CLASSES)  # cannot take the features
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            build(kind, Threat())(model, x, y, NOISE)
+        assert [module.training for module in model.modules()] == modes
+        assert not model[1].weight.requires_grad
+        assert model[1].bias.requires_grad
+
+
+@each_attack
+def test_draws_nothing_from_the_callers_generators(attack: Attack) -> None:
+    x, y = images()
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    attack(net(), x, y, NOISE)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert random.getstate() == python_state
+
+
+@each_attack
+def test_works_on_a_function_and_on_a_module_without_parameters(attack: Attack) -> None:
+    x, y = images()
+    weights = linear()[1].weight.detach()
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False))
+    layer[1] = type("Product", (nn.Module,), {"forward": lambda self, flat: flat @ weights.T})()
+    assert not list(layer.parameters())
+    by_function = attack(lambda images: images.flatten(1) @ weights.T, x, y, NOISE)
+    assert torch.equal(by_function, attack(layer, x, y, NOISE))
+    assert not torch.equal(by_function, x)
+
+
+@each_attack
+def test_works_where_gradients_are_switched_off(attack: Attack) -> None:
+    x, y = images()
+    with torch.no_grad():
+        silent = attack(net(), x, y, NOISE)
+    assert torch.equal(silent, attack(net(), x, y, NOISE))
+
+
+@each_attack
+def test_output_is_detached_and_the_input_stays_as_it_was(attack: Attack) -> None:
+    x, y = images()
+    before, labels = x.clone(), y.clone()
+    x.requires_grad_()
+    adversarial = attack(net(), x, y, NOISE)
+    assert not adversarial.requires_grad
+    assert x.grad is None
+    assert torch.equal(x, before)
+    assert torch.equal(y, labels)
+    adversarial.fill_(0.5)
+    assert torch.equal(x, before)
+
+
+@each_attack
+def test_no_images_are_no_trouble(attack: Attack) -> None:
+    x, y = images()
+    assert attack(net(), x[:0], y[:0], NOISE.first(0)).shape == (0, *SHAPE)
+
+
+@every_attack
+@pytest.mark.parametrize("model", [net(), linear()], ids=["net", "linear"])
+def test_untargeted_lowers_the_probability_of_the_true_class(attack: Attack, model: nn.Module) -> None:
+    x, _ = images()
+    y = model(x).argmax(1)
+    true = y[:, None]
+    with torch.no_grad():
+        before = model(x).log_softmax(1).gather(1, true)
+        after = model(attack(model, x, y, NOISE)).log_softmax(1).gather(1, true)
+    assert (after < before).all()
+
+
+@every_attack
+@pytest.mark.parametrize("model", [net(), linear()], ids=["net", "linear"])
+def test_targeted_raises_the_probability_of_the_target(attack: Attack, model: nn.Module) -> None:
+    x, _ = images()
+    y = model(x).argmax(1)
+    target = model(x).argmin(1)
+    with torch.no_grad():
+        before = model(x).log_softmax(1).gather(1, target[:, None])
+        after = model(attack(model, x, y, NOISE, target)).log_softmax(1).gather(1, target[:, None])
+    assert (after > before).all()
+
+
+X, Y = images()
+BAD_IMAGES = {
+    "nan": (X.clone().index_fill_(0, torch.tensor([2]), torch.nan), r"images reach from nan to nan, an attack needs \[0, 1\]"),
+    "above": (X * 2, r"images reach from 0 to 2, an attack needs \[0, 1\]; put mean and standard deviation inside the model"),
+    "below": (X - 0.5, r"images reach from -0.5 to 0.5, an attack needs \[0, 1\]"),
+    "bytes": (
+        (X * 255).byte(),
+        r"\(6, 3, 8, 8\) torch.uint8, an attack needs \(B, C, H, W\) floats in \[0, 1\]; divide bytes by 255",
+    ),
+    "flat": (X.flatten(1), r"images are \(6, 192\) torch.float32, an attack needs \(B, C, H, W\) floats"),
+    "one image": (X[0], r"images are \(3, 8, 8\) torch.float32, an attack needs \(B, C, H, W\) floats"),
+}
+BAD_LABELS = {
+    "too few": (Y[:4], r"are \(4,\) torch.int64, an attack on 6 images needs \(6,\) int64"),
+    "one-hot": (F.one_hot(Y, CLASSES), r"are \(6, 5\) torch.int64, an attack on 6 images needs \(6,\) int64"),
+    "floats": (Y.float(), r"are \(6,\) torch.float32, an attack on 6 images needs \(6,\) int64"),
+    "int32": (Y.int(), r"are \(6,\) torch.int32, an attack on 6 images needs \(6,\) int64"),
+}
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+@pytest.mark.parametrize(("x", "sentence"), BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+def test_refuses_bad_images(kind: str, x: Tensor, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
+        build(kind, Threat())(net(), x, Y, NOISE)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+@pytest.mark.parametrize(("y", "sentence"), BAD_LABELS.values(), ids=BAD_LABELS.keys())
+def test_refuses_bad_labels_and_targets(kind: str, y: Tensor, sentence: str) -> None:
+    attack = build(kind, Threat())
+    with pytest.raises(Refused, match="labels " + sentence):
+        attack(net(), X, y, NOISE)
+    with pytest.raises(Refused, match="targets " + sentence):
+        attack(net(), X, Y, NOISE, y)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_refuses_a_radius_in_8_bit_steps(kind: str) -> None:
+    with pytest.raises(Refused, match="must be below 1; for 8-bit steps write '8/255'"):
+        ATTACKS[kind].read({"threat": {"eps": 8}})
+    with pytest.raises(ValidationError, match="must be below 1; for 8-bit steps write '1/255'"):
+        ATTACKS[kind](threat=Threat(eps=1))
+    assert ATTACKS[kind].read({"threat": {"norm": "l2", "eps": 8}}).threat.eps == 8
+
+
+@every_attack
+def test_settings_survive_json_and_select_their_class(attack: Attack) -> None:
+    text = attack.model_dump_json()
+    assert type(attack).model_validate_json(text) == attack
+    assert TypeAdapter(AnyAttack).validate_json(text) == attack
+    assert attack.model_copy() == attack
+    with pytest.raises(ValidationError, match="frozen"):
+        attack.threat = THREATS["linf-small"]
+
+
+def test_the_union_holds_every_member() -> None:
+    assert set(get_args(get_args(AnyAttack)[0])) == set(ATTACKS.values())
+    assert {kind: member().kind for kind, member in ATTACKS.items()} == {kind: kind for kind in ATTACKS}

@@ -1,0 +1,72 @@
+"""One process: everything about ranks does nothing, exactly. The device is what was asked for, or a sentence."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dwf.core import ranks
+from dwf.core.errors import Refused
+
+
+def test_one_process_is_rank_zero_of_one() -> None:
+    assert (ranks.rank(), ranks.world()) == (0, 1)
+    ranks.barrier()
+    assert not dist.is_initialized()
+
+
+def test_one_process_has_all_of_the_batch() -> None:
+    batch = torch.arange(10).view(5, 2)
+    assert torch.equal(ranks.share(batch), batch)
+    assert ranks.gather(batch) is batch
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_the_shares_are_equal_and_cover_the_batch_in_order(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    batch = torch.arange(20).view(10, 2)
+    parts = []
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        parts.append(ranks.share(batch))
+    assert {len(part) for part in parts} == {10 // world}
+    assert torch.equal(torch.cat(parts), batch)
+
+
+def test_averaging_over_one_process_changes_nothing() -> None:
+    tensors = [torch.randn(3, generator=torch.Generator().manual_seed(0)), torch.arange(3), torch.zeros(())]
+    before = [tensor.clone() for tensor in tensors]
+    ranks.average(tensors)
+    ranks.average([])
+    assert all(torch.equal(ours, old) for ours, old in zip(tensors, before, strict=True))
+
+
+def test_a_parameter_without_a_gradient_counts_as_zeros() -> None:
+    """On one rank as on many, so that weight decay and momentum act alike."""
+    layer = nn.Linear(3, 2)
+    layer.weight.grad = torch.full((2, 3), 1.5)
+    ranks.average_gradients(layer.parameters())
+    assert torch.equal(layer.weight.grad, torch.full((2, 3), 1.5))
+    assert torch.equal(layer.bias.grad, torch.zeros(2))
+
+
+def test_without_torchrun_there_is_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with ranks.together(torch.device("cpu")):
+        assert not dist.is_initialized()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with ranks.together(torch.device("cpu")):
+        assert not dist.is_initialized()
+
+
+def test_the_processor_is_always_there() -> None:
+    assert ranks.pick_device("cpu") == torch.device("cpu")
+    torch.zeros(1, device=ranks.pick_device("auto"))
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert ranks.pick_device("auto").type == expected
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "gpu", "cuda:-1", "cuda:99", "cuda:x", "meta", "hpu", "cpu:"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match=f"^device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps$"):
+        ranks.pick_device(name)

@@ -1,0 +1,122 @@
+"""Each alarm with a model broken on purpose that raises it, and with one that does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dwf.core.types import Batch, Threat
+from dwf.evaluation import flags
+from dwf.evaluation.check import Victim
+from dwf.evaluation.sweep import FgsmSweep, PgdSweep
+from dwf.models import Mixture
+
+
+def bits(rate: float, n: int = 1000) -> np.ndarray:
+    return np.arange(n) < rate * n
+
+
+def attacked(model: nn.Module, batch: Batch, eps: float, step: float, steps: int = 20) -> dict[str, np.ndarray]:
+    victim = Victim(model, torch.float32, 0)
+    found = FgsmSweep((("fgsm", eps),))(victim, batch).bits
+    found = {**found, **PgdSweep(Threat(eps=eps), step, (steps,), steps + 1, 1, 1)(victim, batch).bits}
+    return {name: value.numpy() for name, value in found.items()}
+
+
+class Shattered(nn.Module):
+    """A ripple of high frequency under the images: the gradient is right at the image and random after one small step."""
+
+    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.images = model, images
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.model(x)
+        away = (x - self.images[: len(x)]).abs().flatten(1).amax(1) > 1e-6
+        ripple = torch.sin(x * 2e4).flatten(1).sum(1, keepdim=True) * torch.arange(10) * 0.5
+        return torch.where(away[:, None], logits + ripple - ripple.detach(), logits)
+
+
+def test_a_shattered_gradient_lets_fgsm_beat_pgd(mixture: Mixture, batch: Batch) -> None:
+    found = attacked(Shattered(mixture, batch.x), batch, 0.2, 0.02)
+    flag = flags.fgsm_beats_pgd(found["fgsm"], found["pgd-20"])
+    assert flag is not None
+    assert (flag.code, flag.class_) == ("fgsm_beats_pgd", "trust")
+    assert flag.value > 0.01
+    honest = attacked(mixture, batch, 0.2, 0.02)
+    assert flags.fgsm_beats_pgd(honest["fgsm"], honest["pgd-20"]) is None
+
+
+class Dented(nn.Module):
+    """Right again at the very border of the ball, where FGSM lands, undefended inside: catastrophic overfitting in pure form."""
+
+    def __init__(self, model: nn.Module, images: torch.Tensor, eps: float) -> None:
+        super().__init__()
+        self.model, self.images, self.eps = model, images, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        moved = (x - self.images[: len(x)]).abs()
+        border = ((moved > self.eps - 1e-6) | (moved < 1e-6) | (x <= 0) | (x >= 1)).flatten(1).all(1)
+        clean = self.model(self.images[: len(x)]).detach()
+        logits = self.model(x)
+        return torch.where(border[:, None], clean + logits - logits.detach(), logits)
+
+
+def test_one_step_robustness_is_called_overfitting(mixture: Mixture, batch: Batch) -> None:
+    found = attacked(Dented(mixture, batch.x, 0.2), batch, 0.2, 0.03)
+    flag = flags.fgsm_overfit(found["fgsm"], found["pgd-20"])
+    assert flag is not None
+    assert flag.value > 0.15
+    assert "one-step attack alone" in flag.cause
+    honest = attacked(mixture, batch, 0.2, 0.03)
+    assert flags.fgsm_overfit(honest["fgsm"], honest["pgd-20"]) is None
+
+
+def test_an_attack_that_has_not_converged_is_named() -> None:
+    names = ("50", "100 steps", "1", "3 restarts")
+    still = bits(0.5)
+    assert flags.no_convergence(still, still, still, still, names) is None
+    more_steps = flags.no_convergence(bits(0.5), bits(0.48), bits(0.48), bits(0.48), names)
+    assert more_steps is not None
+    assert "from 50 to 100 steps" in more_steps.cause
+    restarts = flags.no_convergence(still, still, bits(0.5), bits(0.47), names)
+    assert restarts is not None
+    assert "from 1 to 3 restarts" in restarts.cause
+    assert restarts.value == pytest.approx(0.03)
+
+
+def test_random_models_are_noticed() -> None:
+    assert flags.randomized(0.0) is None
+    flag = flags.randomized(0.3)
+    assert flag is not None
+    assert "protocol.eot" in flag.remedy
+
+
+def test_a_collapsed_gate_is_worth_a_flag() -> None:
+    rng = np.random.default_rng(0)
+    one = np.full((100, 9), 0.01, np.float32)
+    one[:, 4] = 0.92
+    flag = flags.gate_collapse(one)
+    assert flag is not None
+    assert flag.class_ == "worth"
+    few = np.zeros((100, 9), np.float32)
+    few[:, :4] = 0.25
+    assert flags.gate_collapse(few) is not None, "four of nine in effect is under half"
+    assert flags.gate_collapse(rng.dirichlet(np.ones(9) * 5, 100).astype(np.float32)) is None
+
+
+def test_a_fixed_average_does_not_specialise() -> None:
+    same = np.tile(np.array([[0.4, 0.35, 0.25]], np.float32), (50, 1))
+    flag = flags.no_specialisation(same)
+    assert flag is not None
+    assert flag.value == pytest.approx(0, abs=1e-6)
+    assert flags.no_specialisation(np.eye(3, dtype=np.float32)[np.arange(60) % 3]) is None
+
+
+def test_routing_is_described_by_weights_entropy_and_load() -> None:
+    entry = flags.routing_entry(np.array([[0.75, 0.25], [0.5, 0.5], [0.1, 0.9]], np.float32))
+    assert entry.weights == pytest.approx((0.45, 0.55))
+    assert entry.load == pytest.approx((2 / 3, 1 / 3))
+    assert entry.entropy == pytest.approx(np.mean([0.5623, 0.6931, 0.3251]), abs=1e-3)
