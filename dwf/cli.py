@@ -74,12 +74,13 @@ def demo(
 @app.command(epilog="Example: dwf train dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2 --out runs/mine")
 def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.toml", help="See: dwf list presets")],
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/<name>]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<name> if not given")] = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the preset's seed.")] = None,
     device: Device = "auto",
     resume: Resume = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a preset or a TOML file into a run folder. Under torchrun, on several devices: torchrun -m dwf train ..."""
@@ -95,6 +96,10 @@ def train(
     run = runs.read(preset, overrides)
     folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
     with watching(console, quiet=quiet) as listeners:
+        if tensorboard:
+            from dwf.tensorboard import listener
+
+            listeners.append(listener(folder))
         verbs.train(run, folder, device=device, resume=resume, listeners=listeners)
     console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3")
 
@@ -103,8 +108,9 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     protocol: Annotated[str, typer.Option(help="See: dwf list protocols")] = "table3",
+    phase: Annotated[str | None, typer.Option(help="Attack what this phase made, by itself: benign-1, fgsm-1, ...")] = None,
     sets: Sets = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share [default: all]")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share; all if not given")] = None,
     split: Annotated[Split, typer.Option(help="val: what the run held out of its training set.")] = Split.test,
     seed: Annotated[int, typer.Option(min=0, help="Of the subset and of the attacks' noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch, the unit of resume.")] = 250,
@@ -122,6 +128,7 @@ def evaluate(
         result = verbs.evaluate(
             run,
             protocol,
+            phase=phase,
             overrides=sets or [],
             samples=samples,
             split=split.value,
@@ -132,7 +139,7 @@ def evaluate(
             resume=resume,
             watch=watch,
         )
-    _table([one for one in reports.read(run) if one.result == result])
+    _table([one for one in reports.read(run, phase) if one.result == result])
     for flag in result.flags:
         console.print(f"[bold]{flag.class_} flag {flag.code}[/bold]: {flag.cause} {flag.remedy}")
 
@@ -140,7 +147,7 @@ def evaluate(
 @app.command(epilog="Example: dwf report runs/dwf runs/plain --out report.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated run folders.")],
-    out: Annotated[Path | None, typer.Option(help="The page [default: RUN/report.html, or report.html for several]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html, or report.html for several, if not given")] = None,
 ) -> None:
     """One self-contained HTML page about one or more runs, and its table as CSV, Markdown and LaTeX."""
     from dwf import report as reports
@@ -154,7 +161,7 @@ def report(
 @app.command("list", epilog="Example: dwf list presets --json")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="methods, attacks, datasets, backbones, protocols or presets [default: all]")
+        str | None, typer.Argument(help="methods, attacks, datasets, backbones, protocols or presets; all if not given")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -208,6 +215,10 @@ def _table(evaluated: Sequence[Evaluated]) -> None:
     console.print(table)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
 def main() -> None:
     """Runs the command line; bad input ends with one sentence and exit code 2."""
     try:
@@ -215,6 +226,7 @@ def main() -> None:
     except Refused as refusal:
         sys.stderr.write(f"dwf: {refusal}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("dwf: interrupted; run the same command with --resume to go on\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
+            sys.stderr.write("dwf: interrupted; run the same command with --resume to go on\n")
+        raise

@@ -196,18 +196,29 @@ class Loaded:
     run: Run
     spec: Spec
     folder: RunFolder
+    """Where its evaluations go: the run's folder, or that of the phase."""
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> Loaded:
-    """The trained model of a run folder; raises `Refused` if it is missing, unfinished, damaged or of another schema."""
+def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | None = None) -> Loaded:
+    """The trained model of a run folder, or what one of its phases made, by itself (an expert before the joint phase).
+
+    Raises `Refused` if it is missing, unfinished, damaged or of another schema.
+    """
     place = RunFolder(Path(folder))
     record = place.describe()
     run = Run.read(record["settings"], where=str(place.record))
     spec = Spec.read(record["spec"], where=str(place.record))
-    if not place.weights.exists():
-        raise Refused(f"{place.path} is not trained to the end: it has no model.safetensors; continue with --resume")
     model = build(run, spec, torch.device(device))
-    install(model, load_weights(place.weights), place.weights)
+    weights = place.weights
+    if phase is not None:
+        subjects = {one.name: one.subject for one in run.method.phases(model)}
+        if phase not in subjects:
+            raise Refused(f"{place.path} has no phase '{phase}'; {nearest(phase, list(subjects))}")
+        model, place = subjects[phase], RunFolder(place.path / "phases" / phase)
+        weights = place.weights
+    if not weights.exists():
+        raise Refused(f"{place.path} is not trained to the end: it has no {weights.name}; continue with --resume")
+    install(model, load_weights(weights), weights)
     return Loaded(model.eval(), run, spec, place)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -75,7 +75,6 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
     if place.weights.exists():
         return
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation"))
-    journal = Journal(place.journal if main else None, listeners, keep_bytes=store.journal_bytes([p.name for p in phases]))
     began = time.monotonic()
 
     def feed(phase: Phase) -> Feed:
@@ -83,10 +82,11 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
         return Feed(images, phase.batch, seed, run.data.crop, run.data.flip, parts=run.train.accumulate)
 
     scorer = run.validation.scorer(partial(ordered, validation, 250), precision, derive(run.seed, "validation"))
-    train_phases(phases, Harness(store, feed, scorer, journal, run.train, precision, run.seed))
-    if main:
+    keep = store.journal_bytes([p.name for p in phases])
+    with closing(Journal(place.journal if main else None, listeners, keep_bytes=keep)) as journal:
+        train_phases(phases, Harness(store, feed, scorer, journal, run.train, precision, run.seed))
         journal.write(event="done", seconds=round(time.monotonic() - began, 3))
-        journal.close()
+    if main:
         save_weights(place.weights, weights_of(model))
     ranks.barrier()
 
@@ -95,6 +95,7 @@ def evaluate(
     folder: Path | str,
     protocol: str = "table3",
     *,
+    phase: str | None = None,
     overrides: Sequence[str] = (),
     samples: int | None = None,
     split: Literal["test", "val"] = "test",
@@ -105,24 +106,24 @@ def evaluate(
     resume: bool = False,
     watch: Watch | None = None,
 ) -> Result:
-    """Attack a trained run and write `eval/<protocol>.json` beside it.
+    """Attack a trained run and write `eval/<protocol>.json` in its folder.
 
-    `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all.
+    `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all.
     `split`: "val" is the part of the training set that the run held out. `precision` is that of the attacks; the verdict is always
     fp32. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
-        loaded = load(folder, where)
+        loaded = load(folder, where, phase)
         settings = read_protocol(protocol, overrides)
-        record = loaded.folder.describe()
+        record = RunFolder(Path(folder)).describe()
         images = _images(loaded, split, record["data"]["sha256"])
         total = len(images)
         if samples is not None:
             images = subset(images, samples, derive(seed, "samples"))
         images = images.to(where)
         subject = Subject(
-            run=loaded.run.name,
+            run=f"{loaded.run.name} {phase or ''}".strip(),
             model=ModelEntry(
                 method=loaded.run.method.kind,
                 settings=loaded.run.method.model_dump(mode="json"),

@@ -51,7 +51,7 @@ class Dwf(Settings):
     """Of the PGD images (radius not stated; 8/255)."""
     pgd_step: Length = 2 / 255
     """PGD step size (not stated)."""
-    pgd_steps: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 20, 30, 40, 50)
+    pgd_steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 20, 30, 40, 50)
     """The number of PGD steps K is drawn from these for every batch (stated)."""
     batch_norm: Literal["eval", "batch"] = "eval"
     """Batch-norm of the attacked model: running statistics, or those of the attacked batch (not stated)."""

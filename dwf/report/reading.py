@@ -54,18 +54,22 @@ class Evaluated:
         return tuple(map(str, self.record["spec"].get("classes", ())))
 
 
-def read(folder: Path) -> list[Evaluated]:
-    """Every evaluation of a run folder, by name; raises `Refused` for a folder that is missing, foreign or not evaluated."""
+def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
+    """Every evaluation of a run folder, or of what one of its phases made, by name.
+
+    Raises `Refused` for a folder that is missing, foreign or not evaluated.
+    """
     if not folder.is_dir():
         raise Refused(f"run folder {folder} does not exist; train one with: dwf train PRESET --out {folder}")
     record = _record(folder / "run.json")
-    files = sorted((folder / "eval").glob("*.json"), key=lambda file: file.stem)
+    place = folder / "phases" / phase if phase else folder
+    files = sorted((place / "eval").glob("*.json"), key=lambda file: file.stem)
     if not files:
         raise Refused(f"run {folder} has no evaluation to report; evaluate it first: dwf evaluate {folder} --protocol table3")
     history = _journal(folder / "train.jsonl")
     return [
         Evaluated(
-            run=str(record["name"]),
+            run=f"{record['name']} {phase or ''}".strip(),
             name=file.stem,
             folder=folder,
             record=record,

@@ -124,7 +124,8 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Named tensors as safetensors, under their final name only when complete."""
     with written(path) as beside:
-        safetensors.torch.save_file({name: t.contiguous() for name, t in weights.items()}, beside)
+        # Not `save_file`: its errors are no OSError, and a full disc could not be told from a damaged file.
+        beside.write_bytes(safetensors.torch.save({name: t.contiguous() for name, t in weights.items()}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -85,9 +85,10 @@ def train(phases: Sequence[Phase], harness: Harness) -> None:
             install(phase.subject, harness.store.weights(phase.name), f"phases/{phase.name}")
             continue
         parameters = sum(p.numel() for p in phase.subject.parameters())
-        harness.journal.write(
-            event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters
-        )
+        standing = harness.store.current_counters()
+        # A phase that goes on stands in the journal already.
+        announce = harness.journal.show if standing and standing.phase == phase.name else harness.journal.write
+        announce(event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters)
         with _holding(phase):
             _learn(phase, harness)
 

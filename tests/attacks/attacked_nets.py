@@ -64,7 +64,7 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 def linear(seed: int = 0) -> nn.Module:
     """Logits (B, 5) = W x."""
-    layer = nn.Linear(3 * 8 * 8, CLASSES)
+    layer = nn.Linear(3 * 8 * 8, CLASSES, bias=False)
     layer.weight.data = torch.randn(CLASSES, 3 * 8 * 8, generator=torch.Generator().manual_seed(seed))
     return nn.Sequential(nn.Flatten(), layer)
 

@@ -24,6 +24,16 @@ def refusing(number: int) -> Callable[..., None]:
     return refuse
 
 
+def fill(beside: Path) -> None:
+    """Whether a file or a folder is wanted."""
+    (beside / "a.txt" if beside.is_dir() else beside).write_text("new")
+
+
+def failing(beside: Path, trouble: BaseException) -> None:
+    fill(beside)
+    raise trouble
+
+
 def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "a.txt"
     with written(path) as beside:
@@ -49,8 +59,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), written(path) as beside:
-        beside.write_text("half")
-        raise KeyboardInterrupt
+        failing(beside, KeyboardInterrupt())
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -88,8 +97,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), written_folder(tmp_path / "3") as beside:
-        (beside / "a.txt").write_text("a")
-        raise ZeroDivisionError
+        failing(beside, ZeroDivisionError())
     assert names(tmp_path) == []
 
 
@@ -100,11 +108,6 @@ def test_a_folder_starts_empty_after_a_kill_under_the_same_number(tmp_path: Path
     with written_folder(tmp_path / "3") as beside:
         (beside / "new.txt").write_text("new")
     assert names(tmp_path) == ["3", "3/new.txt"]
-
-
-def fill(beside: Path) -> None:
-    """Whether a file or a folder is wanted."""
-    (beside / "a.txt" if beside.is_dir() else beside).write_text("new")
 
 
 @pytest.mark.parametrize("write", [written, written_folder])
@@ -118,9 +121,7 @@ def test_a_full_disc_is_refused_with_a_sentence(
         monkeypatch.setattr(files.os, "fsync", refusing(number))
     sentence = f"^no space left on the device while writing {path}; free some and run again with --resume$"
     with pytest.raises(Refused, match=sentence), write(path) as beside:
-        fill(beside)
-        if where == "inside":
-            refusing(number)()
+        failing(beside, OSError(number, "full")) if where == "inside" else fill(beside)
     assert names(tmp_path) == ["run"]
 
 

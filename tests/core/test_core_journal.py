@@ -1,7 +1,6 @@
 """The journal of a run: appended, cut back on resume, read in spite of a torn end."""
 
 import errno
-import io
 import os
 from pathlib import Path
 
@@ -102,16 +101,3 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").mkdir()
     with pytest.raises(Refused, match=r"train.jsonl cannot be written \(Is a directory\)"):
         Journal(tmp_path / "train.jsonl")
-
-
-def test_writing_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encodings: list[str | None] = []
-    opened = io.open
-
-    def watched(self: Path, mode: str = "r", buffering: int = -1, encoding: str | None = None) -> object:
-        encodings.append(encoding)
-        return opened(self, mode, buffering, encoding)
-
-    monkeypatch.setattr(Path, "open", watched)
-    Journal(tmp_path / "train.jsonl").close()
-    assert encodings == ["utf-8"]

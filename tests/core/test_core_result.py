@@ -45,7 +45,7 @@ def test_reading_and_writing_are_inverse() -> None:
 
 def test_the_file_has_the_names_of_the_format_and_not_those_of_the_language() -> None:
     data = to_json(from_json(example(), where="a.json"))
-    assert list(data)[0] == "schema"
+    assert next(iter(data)) == "schema"
     assert data["flags"][0]["class"] == "trust"
     assert data["per_class"][0]["class"] == "zero"
     text = json.dumps(data)
@@ -61,24 +61,24 @@ def test_a_model_without_a_gate_has_no_routing() -> None:
 
 @pytest.mark.parametrize("other", [SCHEMA + 1, 0, "one", None])
 def test_another_schema_is_refused(other: object) -> None:
-    with pytest.raises(Refused, match=f"^a.json has schema {other}, this version reads {SCHEMA}; evaluate the run again$"):
+    with pytest.raises(Refused, match=rf"^a\.json has schema {other}, this version reads {SCHEMA}; evaluate the run again$"):
         from_json({**example(), "schema": other}, where="a.json")
 
 
 @pytest.mark.parametrize("other", [[], {}, {"run": "a"}, "text", None])
 def test_what_is_no_result_is_refused(other: object) -> None:
-    with pytest.raises(Refused, match="^a.json is not a result file of dwf; evaluate the run again$"):
+    with pytest.raises(Refused, match=r"^a\.json is not a result file of dwf; evaluate the run again$"):
         from_json(other, where="a.json")
 
 
 def test_a_damaged_result_is_refused_with_its_place() -> None:
     data = example()
     del data["attacks"][0]["precision"]
-    with pytest.raises(Refused, match="^a.json: 'attacks.0.precision' is required and was not given$"):
+    with pytest.raises(Refused, match=r"^a\.json: 'attacks\.0\.precision' is required and was not given$"):
         from_json(data, where="a.json")
     data = example()
     data["flags"][0]["class"] = "other"
-    with pytest.raises(Refused, match="^a.json: 'flags.0.class_?' is 'other': input should be 'trust' or 'worth'$"):
+    with pytest.raises(Refused, match=r"^a\.json: 'flags\.0\.class_?' is 'other': input should be 'trust' or 'worth'$"):
         from_json(data, where="a.json")
 
 

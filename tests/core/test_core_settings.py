@@ -37,14 +37,14 @@ def test_a_fraction_is_read(text: object, value: float) -> None:
 )
 def test_what_is_no_number_is_refused(wrong: object) -> None:
     for read in (length, fraction):
-        with pytest.raises(ValueError, match="^give a number like 0.031 or a fraction like '8/255'$"):
+        with pytest.raises(ValueError, match=r"^give a number like 0.031 or a fraction like '8/255'$"):
             read(wrong)
 
 
 @pytest.mark.parametrize("wrong", [-1, -0.01, "-8/255", float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_length_is_refused(wrong: object) -> None:
     for read in (length, fraction):
-        with pytest.raises(ValueError, match="^it must be at least 0 and finite$"):
+        with pytest.raises(ValueError, match=r"^it must be at least 0 and finite$"):
             read(wrong)
 
 
@@ -84,7 +84,10 @@ class Whole(Settings):
 
 
 SENTENCES = {
-    "unknown": ({"name": "a", "radios": 1}, "'radios' is not a setting; did you mean 'radius'? Valid: maybe, name, part, parts, radius"),
+    "unknown": (
+        {"name": "a", "radios": 1},
+        "'radios' is not a setting; did you mean 'radius'? Valid: maybe, name, part, parts, radius",
+    ),
     "unknown, nothing like it": ({"name": "a", "zzz": 1}, "'zzz' is not a setting; Valid: maybe, name, part, parts, radius"),
     "unknown in a union": (
         {"name": "a", "part": {"kind": "large", "stepz": 3}},
@@ -106,9 +109,15 @@ SENTENCES = {
         {"name": "a", "maybe": {"sizes": 3}},
         "'maybe.sizes' is not a setting; did you mean 'size'? Valid: eps, kind, size",
     ),
-    "wrong type": ({"name": "a", "part": {"kind": "large", "steps": "many"}}, "'part.steps' is 'many': input should be a valid integer"),
+    "wrong type": (
+        {"name": "a", "part": {"kind": "large", "steps": "many"}},
+        "'part.steps' is 'many': input should be a valid integer",
+    ),
     "wrong type of the whole": ([], "'the whole' is []: input should be a valid dictionary or instance of Whole"),
-    "wrong range": ({"name": "a", "part": {"kind": "small", "size": 0}}, "'part.size' is 0: input should be greater than or equal to 1"),
+    "wrong range": (
+        {"name": "a", "part": {"kind": "small", "size": 0}},
+        "'part.size' is 0: input should be greater than or equal to 1",
+    ),
     "wrong fraction": (
         {"name": "a", "part": {"kind": "small", "eps": 8}},
         "'part.eps' is 8: it is a share of the pixel range and must be below 1; for 8-bit steps write '8/255'",
@@ -118,15 +127,21 @@ SENTENCES = {
         {"name": "a", "part": {"kind": "large", "threat": {"norm": "l1"}}},
         "'part.threat.norm' is 'l1': input should be 'linf' or 'l2'",
     ),
-    "wrong kind": ({"name": "a", "part": {"kind": "lareg"}}, "'part.kind' is 'lareg', which does not exist; did you mean 'large'? Valid: large, small"),
-    "wrong kind, nothing like it": ({"name": "a", "part": {"kind": "x"}}, "'part.kind' is 'x', which does not exist; Valid: large, small"),
+    "wrong kind": (
+        {"name": "a", "part": {"kind": "lareg"}},
+        "'part.kind' is 'lareg', which does not exist; did you mean 'large'? Valid: large, small",
+    ),
+    "wrong kind, nothing like it": (
+        {"name": "a", "part": {"kind": "x"}},
+        "'part.kind' is 'x', which does not exist; Valid: large, small",
+    ),
     "no kind": ({"name": "a", "part": {"steps": 3}}, "'part' needs a 'kind'"),
     "missing": ({}, "'name' is required and was not given"),
     "across fields": (
         {"name": "a", "part": {"kind": "large", "threat": {"eps": 8}}},
         "for 8-bit steps write '8/255'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
@@ -141,7 +156,7 @@ def test_the_sentence_of_a_refusal(data: object, sentence: str) -> None:
 
 def test_a_rule_across_fields_at_the_top_is_said_alone() -> None:
     with pytest.raises(
-        Refused, match="^settings: it is a share of the pixel range and must be below 1; for 8-bit steps write '8/255'$"
+        Refused, match=r"^settings: it is a share of the pixel range and must be below 1; for 8-bit steps write '8/255'$"
     ):
         Threat.read({"eps": 8})
 

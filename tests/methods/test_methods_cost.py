@@ -1,0 +1,74 @@
+"""Forward and backward passes an image, as the docstrings and the paper's arithmetic promise them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tiny_methods import Repeated, batch, build, ready, tiny
+from torch import Tensor, nn
+
+from dwf.attacks import Fgsm, Pgd
+from dwf.models.resnet import ConvNet
+from dwf.training.plan import Phase
+
+IMAGES = 10
+
+
+def passes(phase: Phase) -> dict[str, float]:
+    """Passes of one update through each net (its copies for attacks included), per clean image and net."""
+    subject, counts = ready(phase), Counter[str]()
+    nets = [module for module in subject.modules() if isinstance(module, ConvNet)]
+    for net in nets:
+        net.register_forward_hook(_counting(counts))  # a copy of the net copies the hook
+    updates = list(phase.round(subject, Repeated(batch(IMAGES), 1)))
+    for update in updates:
+        update.loss.backward()
+    for net in nets:
+        net._forward_hooks.clear()
+        net.requires_grad_(True)
+    assert len(updates) == 1
+    return {name: count / IMAGES / len(nets) for name, count in counts.items()}
+
+
+def _counting(counts: Counter[str]):
+    def count(net: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+        counts["forwards"] += len(out)
+        counts["forwards in training mode"] += len(out) * net.training
+        if out.requires_grad:
+            out.register_hook(lambda gradient: counts.update(backwards=len(gradient)))
+
+    return count
+
+
+def phase(kind: str, name: str, **changes: object) -> Phase:
+    method = tiny(kind, **changes)
+    (found,) = [one for one in method.phases(build(method)) if one.name == name]
+    return found
+
+
+def test_plain_training_is_one_forward_and_one_backward() -> None:
+    assert passes(phase("plain", "train")) == {"forwards": 1, "forwards in training mode": 1, "backwards": 1}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_pgd_training_is_k_plus_1(steps: int) -> None:
+    counted = passes(phase("adversarial", "train", attack=Pgd(steps=steps)))
+    assert counted == {"forwards": steps + 1, "forwards in training mode": 1, "backwards": steps + 1}
+
+
+def test_fgsm_training_of_half_a_batch_attacks_half_a_batch() -> None:
+    counted = passes(phase("adversarial", "train", attack=Fgsm(), share=0.5))
+    assert counted == {"forwards": 1.5, "forwards in training mode": 1, "backwards": 1.5}
+
+
+def test_experts_cost_1_2_and_k_plus_1() -> None:
+    assert passes(phase("dwf", "benign-1"))["forwards"] == 1
+    assert passes(phase("dwf", "fgsm-1")) == {"forwards": 2, "forwards in training mode": 1, "backwards": 2}
+    assert passes(phase("dwf", "pgd-1", pgd_steps=(4,))) == {"forwards": 5, "forwards in training mode": 1, "backwards": 5}
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_joint_step_is_fgsm_pgd_and_one_pass_over_three_batches(steps: int) -> None:
+    counted = passes(phase("dwf", "joint", pgd_steps=(steps,)))
+    assert counted == {"forwards": 1 + steps + 3, "forwards in training mode": 3, "backwards": 1 + steps + 3}

@@ -1,0 +1,43 @@
+"""One optimizer step in double precision on fixed images, batch-norm in eval mode; the parameters go to a file.
+
+python one_step.py KIND FILE, alone or under torchrun: the ranks share the batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dwf.core import ranks
+from dwf.core.types import Spec
+from dwf.methods import Dwf, Plain
+from dwf.models import ResNet
+from dwf.training.mover import Mover
+from dwf.training.plan import Update
+
+METHODS = {
+    "plain": Plain(backbone=ResNet(depth=10, width=4)),
+    "dwf": Dwf(backbone=ResNet(depth=10, width=4), benign=1, fgsm=1, pgd=1),
+}
+
+
+def main(kind: str, file: Path) -> None:
+    """Step and dump."""
+    with ranks.together(torch.device("cpu")):
+        torch.manual_seed(0)
+        method = METHODS[kind]
+        spec = Spec(classes=tuple("abcde"), channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
+        model = method.model(spec).double().eval()
+        x, y = torch.rand(16, 3, 16, 16, dtype=torch.float64), torch.arange(16) % 5
+        mover = Mover(method.phases(model)[-1].learners["all"], clip=1.0)
+        mover.take(Update(F.cross_entropy(model(ranks.share(x)), ranks.share(y))), 0.0)
+        if ranks.rank() == 0:
+            save_file({**model.state_dict(), "ranks": torch.tensor(ranks.world())}, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
