@@ -179,7 +179,7 @@ def list_(
         console.print(table, "")
 
 
-@app.command()
+@app.command(epilog="Example: dwf doctor")
 def doctor() -> None:
     """Versions, device, precision and optional parts: what to send with a bug report."""
     from dwf.inventory import diagnosis

@@ -141,17 +141,22 @@ class RunFolder:
         if not self.path.is_dir():
             raise Refused(f"run folder {self.path} does not exist; train one with: dwf train PRESET --out {self.path}")
         try:
-            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+            record: Any = json.loads(self.record.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise Refused(
                 f"{self.path} is not a run folder: it has no run.json; train one with: dwf train PRESET --out ..."
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise Refused(f"{self.record} is damaged ({error}); restore it or train the run again") from None
+        if not isinstance(record, dict):
+            raise Refused(f"{self.record} is damaged (it is not a table); restore it or train the run again")
         if record.get("schema") != SCHEMA:
             raise Refused(
                 f"{self.path} was written with schema {record.get('schema')}, this version reads {SCHEMA}; train it again"
             )
+        for key in ("settings", "spec", "data", "environment"):
+            if not isinstance(record.get(key), dict):
+                raise Refused(f"{self.record} is damaged ('{key}' is missing or not a table); restore it or train the run again")
         return record
 
     def claim(self, run: Run, spec: Spec, about: Mapping[str, Any], *, resume: bool) -> None:

@@ -61,6 +61,13 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
     model = build(run, spec, device)
     phases = run.method.phases(model)
     store = Store(place.path)
+
+    def feed(phase: Phase) -> Feed:
+        seed = derive(run.seed, "feed", phase.name)
+        return Feed(images, phase.batch, seed, run.data.crop, run.data.flip, parts=run.train.accumulate)
+
+    for phase in phases:
+        feed(phase)  # refuses a batch that does not fit before the folder is claimed
     if main:
         sweep(place.path)
         about = {
@@ -76,10 +83,6 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
         return
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation"))
     began = time.monotonic()
-
-    def feed(phase: Phase) -> Feed:
-        seed = derive(run.seed, "feed", phase.name)
-        return Feed(images, phase.batch, seed, run.data.crop, run.data.flip, parts=run.train.accumulate)
 
     scorer = run.validation.scorer(partial(ordered, validation, 250), precision, derive(run.seed, "validation"))
     keep = store.journal_bytes([p.name for p in phases])
@@ -108,9 +111,10 @@ def evaluate(
 ) -> Result:
     """Attack a trained run and write `eval/<protocol>.json` in its folder.
 
-    `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all.
-    `split`: "val" is the part of the training set that the run held out. `precision` is that of the attacks; the verdict is always
-    fp32. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
+    `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `overrides`: texts such as
+    `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all. `split`: "val" is the part of the
+    training set that the run held out. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for bad
+    settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):

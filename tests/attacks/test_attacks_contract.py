@@ -173,6 +173,18 @@ def test_works_on_a_function_and_on_a_module_without_parameters(attack: Attack) 
 
 
 @each_attack
+def test_parameters_behind_a_function_receive_no_gradient(attack: Attack) -> None:
+    """No guard sees the module here; the attack must ask for the gradient of the image alone."""
+    x, y = images()
+    model = net()
+    model[9].bias.grad = torch.full_like(model[9].bias, 2.5)
+    attack(lambda images: 2 * model(images), x, y, NOISE)
+    assert torch.equal(model[9].bias.grad, torch.full_like(model[9].bias, 2.5))
+    assert model[1].weight.grad is None
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@each_attack
 def test_works_where_gradients_are_switched_off(attack: Attack) -> None:
     x, y = images()
     with torch.no_grad():

@@ -97,6 +97,26 @@ def test_wide_resnets_have_as_many_layers_as_their_name_says(depth: int) -> None
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) - 1 == depth
 
 
+@pytest.mark.parametrize(
+    ("backbone", "side"),
+    [
+        (ResNet(depth=18, width=2), 4),
+        (ResNet(depth=50, width=2), 4),
+        (ResNet(depth=20, width=2), 8),
+        (WideResNet(depth=10, widen=1), 8),
+    ],
+    ids=["18", "50", "20", "wide"],
+)
+def test_every_stage_but_the_first_halves_the_image(backbone: Settings, side: int) -> None:
+    """The stem keeps all 32 x 32 pixels: no stride and no pooling."""
+    sides = []
+    model = backbone(TEN)
+    for module in (model.stem, model.blocks):
+        module.register_forward_hook(lambda _, __, out: sides.append(out.shape[2:]))
+    model(pixels(TEN))
+    assert sides == [(32, 32), (side, side)]
+
+
 def test_normalisation_is_the_first_layer() -> None:
     """Pixels in, standardised values out; a model with other constants differs by exactly that."""
     x = pixels(TEN)

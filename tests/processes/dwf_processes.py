@@ -57,15 +57,17 @@ def preset(folder: Path) -> Path:
 
 def start(words: Sequence[str | Path], *, launcher: Sequence[str] = ("-m", "dwf")) -> subprocess.Popen[str]:
     """`dwf words`, running."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, words)],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore Ctrl-C
+    try:
+        return subprocess.Popen(
+            [sys.executable, *launcher, *map(str, words)],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def finish(process: subprocess.Popen[str], limit: float = 300) -> tuple[int, str, str]:
