@@ -1,7 +1,7 @@
 """Has each expert of a DWF run learnt its own regime? Every expert by itself, before the joint phase, on the validation split.
 
-Reads what `dwf evaluate RUN --phase EXPERT --split val ...` wrote for each expert; --evaluate does that first. Differences are paired:
-a one-sided sign test over the same images.
+Reads what `dwf evaluate RUN --phase EXPERT --split val ...` wrote for each expert; --evaluate does that first. Differences are
+paired: a one-sided sign test over the same images.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _bits(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _p(own: dict[str, np.ndarray], other: dict[str, np.ndarray], rows: tuple[str, ...]) -> float:
-    """One-sided sign test over images, on how many of the rows each expert gets right: rows of one image are no independent evidence.
+    """One-sided sign test over images, on how many rows each expert gets right: rows of one image are no independent evidence.
 
     With one row this is the exact McNemar test.
     """

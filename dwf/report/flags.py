@@ -20,10 +20,9 @@ def flags(evaluated: Sequence[Evaluated]) -> str | None:
     blocks = [_block(one) for one in raised]
     if calm := [f"{one.run} ({one.name})" for one in evaluated if not one.result.flags]:
         blocks.append(tag("p", f"No alarm was raised for {listed(calm)}."))
-    masked = {one.folder for one in evaluated if one.result.protocol.name == "masking"}
-    if unchecked := list(dict.fromkeys(one.run for one in evaluated if one.folder not in masked)):
-        advice = f"The protocol masking, which checks every trust alarm, has not been run on {listed(unchecked)}: run it with "
-        blocks.append(tag("p", advice, tag("code", "dwf evaluate RUN --protocol masking"), ".", class_="small"))
+    if not any(attack.kind != "white" for one in evaluated for attack in one.result.attacks):
+        advice = "Every attack here follows the model's own gradient. No black-box and no transfer attack has tried these models."
+        blocks.append(tag("p", advice, class_="small"))
     return joined(blocks)
 
 

@@ -32,11 +32,11 @@ fgsm = 1
 pgd = 1
 pgd_steps = [1, 2]
 [method.experts]
-epochs = 3
+epochs = 2
 batch = 50
 optimizer = { kind = "sgd", learning_rate = 0.05 }
 [method.joint]
-epochs = 3
+epochs = 2
 batch = 50
 optimizer = { kind = "sgd", learning_rate = 0.02 }
 [validation]

@@ -1,6 +1,6 @@
 """One optimizer step in double precision on fixed images, batch-norm in eval mode; the parameters go to a file.
 
-python one_step.py KIND FILE, alone or under torchrun: the ranks share the batch.
+python one_step.py FILE, alone or under torchrun: the ranks share the batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dwf.core import ranks
 from dwf.core.types import Spec
@@ -25,19 +26,25 @@ METHODS = {
 }
 
 
-def main(kind: str, file: Path) -> None:
+def main(file: Path) -> None:
     """Step and dump."""
     with ranks.together(torch.device("cpu")):
-        torch.manual_seed(0)
-        method = METHODS[kind]
-        spec = Spec(classes=tuple("abcde"), channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
-        model = method.model(spec).double().eval()
-        x, y = torch.rand(16, 3, 16, 16, dtype=torch.float64), torch.arange(16) % 5
-        mover = Mover(method.phases(model)[-1].learners["all"], clip=1.0)
-        mover.take(Update(F.cross_entropy(model(ranks.share(x)), ranks.share(y))), 0.0)
+        stepped = {f"{kind}.{name}": tensor for kind in METHODS for name, tensor in step(kind).items()}
         if ranks.rank() == 0:
-            save_file({**model.state_dict(), "ranks": torch.tensor(ranks.world())}, file)
+            save_file({**stepped, "ranks": torch.tensor(ranks.world())}, file)
+
+
+def step(kind: str) -> dict[str, Tensor]:
+    """All weights after one step of the method's last phase."""
+    torch.manual_seed(0)
+    method = METHODS[kind]
+    spec = Spec(classes=tuple("abcde"), channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
+    model = method.model(spec).double().eval()
+    x, y = torch.rand(16, 3, 16, 16, dtype=torch.float64), torch.arange(16) % 5
+    mover = Mover(method.phases(model)[-1].learners["all"], clip=1.0)
+    mover.take(Update(F.cross_entropy(model(ranks.share(x)), ranks.share(y))), 0.0)
+    return model.state_dict()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -151,10 +151,8 @@ def test_validation_images_and_other_spaces_are_said(folder):
     assert "attacks in standardised space" in text
 
 
-def test_the_masking_protocol_is_asked_for_until_it_has_run(build):
-    without, with_ = build("a"), build("b", protocol="masking", evaluations=("masking",))
-    assert "has not been run on a:" in report.page(read_all([without, with_]), report.FIGURES)
-    assert "has not been run" not in report.page(read_all([with_]), report.FIGURES)
+def test_a_page_of_gradient_attacks_says_so(build):
+    assert "No black-box and no transfer attack has tried these models" in report.page(read_all([build("a")]), report.FIGURES)
 
 
 def test_the_command_repeats_what_the_name_says(folder):
