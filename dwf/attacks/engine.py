@@ -130,6 +130,8 @@ def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) 
     for name, labels in (("labels", y), ("targets", target)):
         if labels is not None and (labels.shape != x.shape[:1] or labels.dtype != torch.int64):
             raise Refused(f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64")
+        if labels is not None and labels.numel() and labels.amin() < 0:
+            raise Refused(f"{name} go down to {int(labels.amin())}, classes are counted from 0")
 
 
 def _norms(x: Tensor) -> Tensor:

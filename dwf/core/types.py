@@ -30,6 +30,14 @@ class Spec(Settings):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     """Per channel, of pixels in [0, 1]."""
 
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"{self.channels} channels need as many means and deviations, not {len(self.mean)} and {len(self.std)}"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Images:

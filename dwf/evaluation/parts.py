@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dwf.core.errors import Refused
 from dwf.core.files import write_json, written
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,6 +55,9 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Named arrays of an npz; pickled objects are never loaded."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """Named arrays of an npz; pickled objects are never loaded. Raises `Refused` for a missing or damaged file."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise Refused(f"{path} is missing or damaged ({error}); delete what is left of this evaluation and run it again") from None

@@ -23,7 +23,7 @@ from dwf.core.files import write_json
 from dwf.core.result import Environment, Result, from_json, to_json
 from dwf.core.types import Batch, Routed
 from dwf.evaluation.check import Check, Victim
-from dwf.evaluation.parts import Arrays, Parts, write_arrays
+from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
 from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, tabulate
 
 EXAMPLES = 12
@@ -83,6 +83,7 @@ def evaluate(
             tally.add(parts.read(number))
     ranks.barrier()
     merged = _merged([parts.read(number) for number in range(len(batches))])
+    ranks.barrier()  # everybody has read: rank 0 may drop the parts
     rows = [row for check in checks for row in check.rows()]
     environment = Environment(
         dwf=subject.versions[0],
@@ -148,9 +149,8 @@ def _merged(parts: Sequence[Arrays]) -> Arrays:
 
 
 def _stored(final: Path, identity: Mapping[str, Any], resume: bool) -> Result:
-    with np.load(final.with_suffix(".npz"), allow_pickle=False) as arrays:
-        same = json.loads(str(arrays["identity"])) == identity
-    if not same:
+    stored = read_arrays(final.with_suffix(".npz"))
+    if "identity" not in stored or json.loads(str(stored["identity"])) != identity:
         raise Refused(f"{final} holds an evaluation with other settings, images or weights; move it away or delete it first")
     if not resume:
         raise Refused(

@@ -13,5 +13,6 @@ class ExpertBank(nn.ModuleList):
         super().__init__(experts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every expert's logits, in fp32: they are mixed and compared."""
-        return torch.stack([expert(x) for expert in self], dim=1).float()
+        """Every expert's logits, in fp32 at least: they are mixed and compared."""
+        opinions = torch.stack([expert(x) for expert in self], dim=1)
+        return opinions.to(torch.promote_types(opinions.dtype, torch.float32))

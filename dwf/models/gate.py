@@ -37,12 +37,12 @@ class GateNet(nn.Module):
         self.head = nn.Linear(hidden, experts)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Raw scores (B, K) in fp32, before the softmax."""
+        """Raw scores (B, K) in fp32 at least, before the softmax."""
         x = self.normalize(x)
         if self.pool:
             x = F.adaptive_avg_pool2d(x, self.pool)
         out: Tensor = self.head(F.relu(self.hidden(x.flatten(1).to(self.hidden.weight.dtype))))
-        return out.float()
+        return out.to(torch.promote_types(out.dtype, torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights (B, K)."""

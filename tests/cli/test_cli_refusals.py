@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,15 +192,15 @@ def test_an_evaluation_that_is_there_already(dwf: Dwf, refused: Refused, run_fol
     assert file.read_bytes() == before
 
 
-@pytest.mark.xfail(
-    reason="evaluation/protocol.py opens the bits without asking whether they are there", raises=FileNotFoundError, strict=True
-)
-def test_an_evaluation_without_its_bits(dwf: Dwf, refused: Refused, run_folder: Path) -> None:
+@pytest.mark.parametrize("leave", [None, 100], ids=["missing", "truncated"])
+def test_an_evaluation_without_its_bits(dwf: Dwf, refused: Refused, run_folder: Path, leave: int | None) -> None:
     words = ["evaluate", run_folder, *EVALUATE, "--samples", 30, "--device", "cpu", "--quiet"]
     assert dwf(*words).code == 0
     bits = run_folder / "eval" / f"{SMALL_NAME}.npz"
-    bits.unlink()
-    assert str(bits) in refused(*words, "--resume")
+    bits.unlink() if leave is None else os.truncate(bits, leave)
+    sentence = refused(*words, "--resume")
+    assert sentence.startswith(f"{bits} is missing or damaged (")
+    assert sentence.endswith("delete what is left of this evaluation and run it again")
 
 
 def test_a_run_that_is_there_already(refused: Refused, run_folder: Path) -> None:

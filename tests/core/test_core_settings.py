@@ -207,3 +207,8 @@ def test_a_spec_refuses_what_no_images_have(change: dict[str, object], sentence:
     assert Spec.read(good).classes == ("a", "b")
     with pytest.raises(Refused, match=sentence):
         Spec.read({**good, **change})
+
+
+def test_a_spec_needs_a_mean_and_a_deviation_for_each_channel() -> None:
+    with pytest.raises(Refused, match="3 channels need as many means and deviations, not 1 and 3"):
+        Spec.read({"classes": ["a", "b"], "channels": 3, "height": 8, "width": 8, "mean": [0.5], "std": [0.2, 0.2, 0.2]})

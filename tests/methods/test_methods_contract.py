@@ -91,7 +91,7 @@ def test_the_loss_falls_in_twenty_steps_on_a_fixed_set(kind: str) -> None:
 def _twenty_steps(phase: Phase) -> list[float]:
     subject, losses = ready(phase), []
     movers = {name: Mover(learner) for name, learner in phase.learners.items()}
-    for update in phase.round(subject, Repeated(batch(40), 20)):
+    for update in phase.round(subject, Repeated(batch(), 20)):
         losses.append(update.loss.item())
         movers[update.learner].take(update, 0.0)
     for parameter in subject.parameters():

@@ -83,7 +83,7 @@ def done(words: Sequence[str | Path], *, launcher: Sequence[str] = ("-m", "dwf")
     return out
 
 
-def until(condition: Any, process: subprocess.Popen[str], limit: float = 120) -> None:
+def until(condition: Any, process: subprocess.Popen[str], limit: float = 300) -> None:
     """Wait for something that a running process does."""
     deadline = time.monotonic() + limit
     while not condition():

@@ -14,6 +14,7 @@ from dwf_processes import done, finish, leftovers, preset, records, start, until
 
 EVALUATION = ["--protocol", "table3", "--samples", "80", "--batch", "8", "--device", "cpu", "--precision", "fp32", "--resume"]
 EVALUATION += ["--set", "protocol.steps=[5,20]", "--set", "protocol.final=40"]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NAME = "table3-steps5_20-final40"
 
 
@@ -66,7 +67,7 @@ def kill_and_go_on(words: Sequence[str | Path], folder: Path, kills: int, pace: 
     return hits
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=SLOW)])
 def test_a_killed_training_ends_as_if_nothing_had_happened(kills: int, trained: Undisturbed, tmp_path: Path) -> None:
     undisturbed, folder = trained.folder, tmp_path / "run"
     words = ["train", preset(tmp_path), "--device", "cpu", "--out", folder, "--resume"]
@@ -79,7 +80,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(kills: int, trained: 
         assert (folder / "phases" / phase.name / "model.safetensors").read_bytes() == (phase / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=SLOW)])
 def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     kills: int, trained: Undisturbed, evaluated: Undisturbed, tmp_path: Path
 ) -> None:
