@@ -11,18 +11,18 @@ setup: .venv/.synced
 .venv/.synced: $(LOCK) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --require-hashes $(LOCK)
-	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes $(LOCK)
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup
 	$(BIN)/dwf demo
 
 test: setup lint
-	$(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 test-all: setup lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -30,7 +30,8 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/joint_step.py
+	$(BIN)/python benchmarks/table3.py
 
 docs: setup
 	$(BIN)/mkdocs build --strict --quiet

@@ -66,7 +66,9 @@ def a_run(folder: str | None, quick: bool) -> Loaded:
         return load(folder)
     with TemporaryDirectory() as place:
         epochs = 2 if quick else 6
-        return train(read("dwf-digits", [f"method.experts.epochs={epochs}", "method.joint.epochs=1"]), Path(place) / "run")
+        return train(
+            read("dwf-digits", [f"method.experts.epochs={epochs}", "method.joint.epochs=1"]), Path(place) / "run", device="cpu"
+        )
 
 
 def main() -> None:

@@ -68,7 +68,8 @@ def demo(
     with watching(console, quiet=quiet) as listeners, evaluating(console, quiet=quiet) as watch:
         page, evaluated = story.play(out, device=device, listeners=listeners, watch=watch, act=act)
     _table(evaluated)
-    console.print(f"The whole story: {page}\nOpen it in a browser, for instance: python3 -m webbrowser -t file://{page.resolve()}")
+    address = page.resolve().as_uri()
+    console.print(f"The whole story: {page}\nOpen it in a browser, for instance: python3 -m webbrowser -t {address}", markup=False)
 
 
 @app.command(epilog="Example: dwf train dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2 --out runs/mine")
@@ -88,12 +89,7 @@ def train(
     from dwf import verbs
     from dwf.progress import watching
 
-    overrides = [
-        *(sets or []),
-        *([f"data.source={json.dumps(data)}"] if data else []),
-        *([f"seed={seed}"] if seed is not None else []),
-    ]
-    run = runs.read(preset, overrides)
+    run = runs.read(preset, [*(sets or []), *([f"seed={seed}"] if seed is not None else [])], data=data)
     folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
     with watching(console, quiet=quiet) as listeners:
         if tensorboard:
@@ -101,13 +97,14 @@ def train(
 
             listeners.append(listener(folder))
         verbs.train(run, folder, device=device, resume=resume, listeners=listeners)
-    console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3")
+    console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3", markup=False)
 
 
 @app.command(epilog="Example: dwf evaluate runs/mine --protocol table3 --set protocol.eps=0.02 --samples 1000")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     protocol: Annotated[str, typer.Option(help="See: dwf list protocols")] = "table3",
+    data: Annotated[str | None, typer.Option(help="The run's data set in another place, by name or folder.")] = None,
     phase: Annotated[str | None, typer.Option(help="Attack what this phase made, by itself: benign-1, fgsm-1, ...")] = None,
     sets: Sets = None,
     samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share; all if not given")] = None,
@@ -129,6 +126,7 @@ def evaluate(
             run,
             protocol,
             phase=phase,
+            data=data,
             overrides=sets or [],
             samples=samples,
             split=split.value,
@@ -141,7 +139,7 @@ def evaluate(
         )
     _table([one for one in reports.read(run, phase) if one.result == result])
     for flag in result.flags:
-        console.print(f"[bold]{flag.class_} flag {flag.code}[/bold]: {flag.cause} {flag.remedy}")
+        console.print(f"{flag.class_} flag {flag.code}: {flag.cause} {flag.remedy}", markup=False)
 
 
 @app.command(epilog="Example: dwf report runs/dwf runs/plain --out report.html")
@@ -155,7 +153,7 @@ def report(
     page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     written = reports.write(runs, page)
     _table([one for run in runs for one in reports.read(run)])
-    console.print("\n".join(str(path) for path in written))
+    console.print("\n".join(str(path) for path in written), markup=False)
 
 
 @app.command("list", epilog="Example: dwf list presets --json")
@@ -228,5 +226,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
-            sys.stderr.write("dwf: interrupted; run the same command with --resume to go on\n")
+            sys.stderr.write("dwf: interrupted; run the same command again to go on (train and evaluate: with --resume)\n")
         raise

@@ -20,7 +20,7 @@ from dwf.evaluation import PROTOCOLS
 from dwf.methods import METHODS
 from dwf.models import BACKBONES
 from dwf.models.inference import attack_precision
-from dwf.run import presets
+from dwf.run import package_version, presets
 
 
 def inventory(what: str | None = None) -> dict[str, dict[str, str]]:
@@ -38,7 +38,7 @@ def diagnosis() -> tuple[list[str], dict[str, str]]:
     """(problems, facts) about this installation."""
     device = pick_device("auto")
     facts = {
-        "dwf": version("dwf"),
+        "dwf": package_version(),
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

@@ -38,12 +38,15 @@ class _Watcher:
         self._console, self._bar = console, bar
         self._task: TaskID | None = None
         self._phase, self._began, self._last_line = "", 0.0, 0.0
+        self._first = 0  # the round that this process began with: a resumed phase has done others before
 
     def __call__(self, record: Record) -> None:
         match record["event"]:
+            case "data" if record["skipped"]:
+                self._console.print(f"skipped {record['skipped']} bad entries of the data", highlight=False)
             case "phase":
                 self._phase = f"{record['phase']} ({record['index'] + 1}/{record['phases']})"
-                self._began = time.monotonic()
+                self._began, self._first = time.monotonic(), -1
                 if self._task is not None:
                     self._bar.remove_task(self._task)
                 self._task = self._bar.add_task(self._phase, total=record["rounds"], state="")
@@ -59,9 +62,10 @@ class _Watcher:
                     )
 
     def _show(self, record: Record, done: float, state: str) -> None:
+        self._first = record["round"] if self._first < 0 else self._first
         if self._task is not None:
-            spent = time.monotonic() - self._began
-            left = spent / done * (record["rounds"] - done) if done else 0.0
+            spent, mine = time.monotonic() - self._began, done - self._first
+            left = spent / mine * (record["rounds"] - done) if mine else 0.0
             self._bar.update(
                 self._task, completed=done, state=f"round {record['round'] + 1}/{record['rounds']}  {state}  {_clock(left)} left"
             )
@@ -98,18 +102,22 @@ def evaluating(console: Console, *, quiet: bool = False) -> Iterator[Watch | Non
 
 class _AttackWatcher:
     def __init__(self, console: Console, bar: Progress) -> None:
-        self._console, self._bar, self._began = console, bar, time.monotonic()
+        self._console, self._bar, self._last = console, bar, 0.0
         self._task: TaskID | None = None
+        self._spent: list[float] = []
 
     def __call__(self, done: int, total: int, accuracy: Mapping[str, float]) -> None:
+        now, before, self._last = time.monotonic(), self._last, time.monotonic()
         if done == 1:
-            self._began = time.monotonic()
+            self._spent = []
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task("attacking", total=total, state="")
+        elif now - before > 0.2:  # faster ones were read from an interrupted evaluation
+            self._spent.append(now - before)
+        left = _clock(sum(self._spent) / len(self._spent) * (total - done)) if self._spent else "some time"
         lowest = min(accuracy, key=accuracy.__getitem__)
-        left = (time.monotonic() - self._began) / max(done - 1, 1) * (total - done)
-        state = f"batch {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {_clock(left)} left"
+        state = f"batch {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {left} left"
         if self._task is not None:
             self._bar.update(self._task, completed=done, state=state)
         if not self._console.is_terminal:

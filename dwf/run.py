@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dwf.core.files import writable, write_json
 from dwf.core.seeds import derive
 from dwf.core.settings import Settings, nearest
 from dwf.core.types import Spec
-from dwf.data import Data
+from dwf.data import Data, named
 from dwf.evaluation.validation import Validation
 from dwf.methods import AnyMethod, Plain
 from dwf.training.checkpoint import install, load_weights
@@ -54,8 +54,8 @@ def presets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
-def read(source: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Run:
-    """The run of a preset's name or a TOML file, changed by `a.b=c` texts and by whole top-level values.
+def read(source: str | Path, overrides: Sequence[str] = (), *, data: str | None = None) -> Run:
+    """The run of a preset's name or a TOML file, with other `data` (a name or a folder), changed by `a.b=c` texts.
 
     Raises `Refused` for unknown presets, unreadable files, unknown keys and wrong values.
     """
@@ -64,14 +64,25 @@ def read(source: str | Path, overrides: Sequence[str] = (), **changes: Any) -> R
     if str(source) not in known and path.suffix != ".toml":
         raise Refused(f"'{source}' is neither a preset nor a .toml file; {nearest(str(source), list(known))}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refused(f"{path} does not exist; give a .toml file or a preset: {', '.join(known)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise Refused(f"{path} is not a readable TOML file: {error}") from None
-    data.setdefault("name", path.stem)
-    override(data, overrides)
-    return Run.read({**data, **changes}, where=str(source))
+    table.setdefault("name", path.stem)
+    where = table.setdefault("data", {})
+    if isinstance(where, dict) and isinstance(text := data or where.get("source"), str):
+        where["source"] = source_table(text)
+    override(table, overrides)
+    return Run.read(table, where=str(source))
+
+
+def source_table(text: str) -> dict[str, Any]:
+    """The data source that a name or a folder means, as a table that `--set data.source...` can reach into."""
+    try:
+        return named(text).model_dump(mode="json")
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 def override(data: dict[str, Any], texts: Sequence[str]) -> None:
@@ -87,7 +98,10 @@ def override(data: dict[str, Any], texts: Sequence[str]) -> None:
             if not isinstance(inner, dict):
                 raise Refused(f"--set '{text}': '{key}' is {inner!r} and not a table, so nothing can be set inside it")
             table = inner
-        table[keys[-1]] = _value(value.strip())
+        new = _value(value.strip())
+        if keys[-1] == "kind" and table.get("kind", new) != new:
+            table.clear()  # the settings of another kind
+        table[keys[-1]] = new
 
 
 def _value(text: str) -> Any:
@@ -97,11 +111,19 @@ def _value(text: str) -> Any:
         return text
 
 
+def package_version() -> str:
+    """Of dwf; `source` where it runs from a checkout that was never installed."""
+    try:
+        return version("dwf")
+    except PackageNotFoundError:
+        return "source"
+
+
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
     """With what a result was made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return {
-        "dwf": version("dwf"),
+        "dwf": package_version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": name,
@@ -165,12 +187,19 @@ class RunFolder:
         if self.record.exists():
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
-            changed = _differences(self.describe()["settings"], settings)
+            stored = self.describe()
+            changed = _differences(
+                {"data": stored["data"]["sha256"], **stored["settings"]}, {"data": about["data"]["sha256"], **settings}
+            )
             if changed:
                 raise Refused(
                     f"{self.path} was started with other settings ({changed[0]}); resume with the same, or use another --out"
                 )
             return
+        if any((self.path / name).exists() for name in ("state", "phases", "train.jsonl", "model.safetensors")):
+            raise Refused(
+                f"{self.path} holds parts of a run without its run.json; restore that file or choose another folder with --out"
+            )
         record = {"schema": SCHEMA, "name": run.name, "settings": settings, "seed": run.seed, "spec": spec.model_dump(mode="json")}
         write_json(self.record, {**record, **about})
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dwf.core.errors import Refused
+from dwf.core.files import writable
 from dwf.core.journal import Listener, Record
 
 
@@ -17,7 +18,8 @@ def listener(folder: Path) -> Listener:
         raise Refused(
             "TensorBoard is not installed; install it with: pip install 'dwf[tensorboard]', or leave --tensorboard out"
         ) from None
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    with writable(folder):
+        writer = SummaryWriter(str(folder / "tensorboard"))
 
     def show(record: Record) -> None:
         if record["event"] == "round":

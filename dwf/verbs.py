@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,14 +20,14 @@ from dwf.core.result import DatasetEntry, ModelEntry, Result
 from dwf.core.seeds import derive
 from dwf.core.settings import nearest
 from dwf.core.types import Images
-from dwf.data import Feed, ordered, specify, subset
+from dwf.data import Data, Feed, ordered, specify, subset
 from dwf.evaluation import PROTOCOLS, AnyTable
 from dwf.evaluation.protocol import Watch
 from dwf.evaluation.protocol import evaluate as evaluate_model
 from dwf.evaluation.tabulate import Subject
 from dwf.models import Mixture
 from dwf.models.inference import attack_precision
-from dwf.run import Loaded, Run, RunFolder, build, environment, load, override
+from dwf.run import Loaded, Run, RunFolder, build, environment, load, override, package_version
 from dwf.training.checkpoint import Store, save_weights, weights_of
 from dwf.training.loop import Harness
 from dwf.training.loop import train as train_phases
@@ -55,8 +54,9 @@ def train(
 
 def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, listeners: Sequence[Listener]) -> None:
     main = ranks.rank() == 0
-    images, held_out = (part.to(device) for part in run.data.training(derive(run.seed, "split")))
-    spec = specify(images)
+    images, held_out = run.data.training(derive(run.seed, "split"))
+    validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(device)
+    spec, images = specify(images), images.to(device)
     precision = precision_of(run.train.precision, attack_precision(device))
     model = build(run, spec, device)
     phases = run.method.phases(model)
@@ -66,31 +66,41 @@ def _train(run: Run, place: RunFolder, device: torch.device, resume: bool, liste
         seed = derive(run.seed, "feed", phase.name)
         return Feed(images, phase.batch, seed, run.data.crop, run.data.flip, parts=run.train.accumulate)
 
-    for phase in phases:
-        feed(phase)  # refuses a batch that does not fit before the folder is claimed
+    for phase in phases:  # what does not fit is refused before the folder is claimed
+        if phase.parts > (batches := len(feed(phase).epoch(0))):
+            raise Refused(
+                f"phase '{phase.name}' cuts its epochs into {phase.parts} parts, but they have {batches} batches; use fewer"
+            )
     if main:
-        sweep(place.path)
         about = {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "data": {"name": images.name, "sha256": images.sha256, "train": len(images), "validation": len(held_out)},
+            "data": {
+                "name": images.name,
+                "sha256": images.sha256,
+                "train": len(images),
+                "validation": len(held_out),
+                "skipped": images.skipped,
+            },
             "environment": environment(device, str(precision).removeprefix("torch.")),
             "ranks": ranks.world(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         place.claim(run, spec, about, resume=resume)
+        sweep(place.path)
     ranks.barrier()
     if place.weights.exists():
         return
-    validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation"))
     began = time.monotonic()
 
     scorer = run.validation.scorer(partial(ordered, validation, 250), precision, derive(run.seed, "validation"))
     keep = store.journal_bytes([p.name for p in phases])
     with closing(Journal(place.journal if main else None, listeners, keep_bytes=keep)) as journal:
+        journal.show(event="data", train=len(images), validation=len(held_out), skipped=images.skipped)
         train_phases(phases, Harness(store, feed, scorer, journal, run.train, precision, run.seed))
         journal.write(event="done", seconds=round(time.monotonic() - began, 3))
     if main:
         save_weights(place.weights, weights_of(model))
+        store.drop()
     ranks.barrier()
 
 
@@ -99,6 +109,7 @@ def evaluate(
     protocol: str = "table3",
     *,
     phase: str | None = None,
+    data: str | None = None,
     overrides: Sequence[str] = (),
     samples: int | None = None,
     split: Literal["test", "val"] = "test",
@@ -111,17 +122,18 @@ def evaluate(
 ) -> Result:
     """Attack a trained run and write `eval/<protocol>.json` in its folder.
 
-    `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `overrides`: texts such as
-    `protocol.eps=0.02`. `samples`: a seeded subset with every class in its share; None takes all. `split`: "val" is the part of the
-    training set that the run held out. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for bad
-    settings, an untrained run, or a result that is there already.
+    `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `data`: the run's data set in another
+    place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its
+    share; None takes all. `split`: "val" is the part of the training set that the run held out. `precision` is that of the attacks;
+    the verdict is always fp32. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
         loaded = load(folder, where, phase)
         settings = read_protocol(protocol, overrides)
         record = RunFolder(Path(folder)).describe()
-        images = _images(loaded, split, record["data"]["sha256"])
+        source = loaded.run.data if data is None else Data.read({**loaded.run.data.model_dump(), "source": data}, where="--data")
+        images = _images(loaded, source, split, record["data"]["sha256"])
         total = len(images)
         if samples is not None:
             images = subset(images, samples, derive(seed, "samples"))
@@ -144,10 +156,10 @@ def evaluate(
                 sha256=images.sha256,
             ),
             classes=loaded.spec.classes,
-            device=record["environment"]["device"] if where.type == "cpu" else environment(where, "")["device"],
-            versions=(version("dwf"), torch.__version__),
+            device=environment(where, "")["device"],
+            versions=(package_version(), torch.__version__),
         )
-        with loaded.folder.locked() if ranks.rank() == 0 else nullcontext():
+        with RunFolder(Path(folder)).locked() if ranks.rank() == 0 else nullcontext():
             return evaluate_model(
                 loaded.model,
                 settings,
@@ -174,15 +186,15 @@ def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:
     return cast(AnyTable, PROTOCOLS[name].read(data["protocol"], where=f"protocol '{name}'"))
 
 
-def _images(loaded: Loaded, split: str, trained_on: str) -> Images:
+def _images(loaded: Loaded, data: Data, split: str, trained_on: str) -> Images:
     """The images to judge by. Raises `Refused` if the training set is not the one that the validation images were held out of."""
     if split == "test":
-        images = loaded.run.data.source("test")
+        images = data.source("test")
     else:
-        images = loaded.run.data.training(derive(loaded.run.seed, "split"))[1]
+        images = data.training(derive(loaded.run.seed, "split"))[1]
         if images.sha256 != trained_on:
             raise Refused(
-                f"the training images of {loaded.run.data.source.kind} have changed since {loaded.folder.path} was trained"
+                f"the training images of {images.name} are not those of {loaded.folder.path}; give the same data with --data"
             )
     shape, wanted = tuple(images.pixels.shape[1:]), (loaded.spec.channels, loaded.spec.height, loaded.spec.width)
     if shape != wanted or images.classes != loaded.spec.classes:

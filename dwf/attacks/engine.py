@@ -56,8 +56,9 @@ def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:
     """Gradient (B, C, H, W) of the summed per-sample loss, averaged over `draws` evaluations; parameters receive nothing."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        total = sum((loss(x).sum() for _ in range(draws)), start=torch.zeros((), device=x.device))
-        (gradient,) = torch.autograd.grad(total, x)
+        gradient = torch.autograd.grad(loss(x).sum(), x)[0]
+        for _ in range(draws - 1):  # one graph at a time
+            gradient = gradient + torch.autograd.grad(loss(x).sum(), x)[0]
     return gradient if draws == 1 else gradient / draws
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from dwf.attacks.engine import ascend, at_image, checked, frozen, uniform
@@ -28,6 +28,14 @@ class Pgd(Settings):
     """Where each ascent begins: uniformly in the ball, or at the image."""
     draws: int = Field(default=1, ge=1)
     """Gradients averaged a step; above 1 this is EoT-PGD, for models that are random."""
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> Self:
+        if self.start == "image" and self.restarts > 1 and self.draws == 1:
+            raise ValueError(
+                f"{self.restarts} restarts from the image are one and the same ascent; use start 'uniform' or one restart"
+            )
+        return self
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""

@@ -57,9 +57,9 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(f"no space left on the device while writing {path}; free some and run again with --resume") from error
+            raise Refused(f"no space left on the device while writing {path}; free some and run the command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise Refused(f"{path} cannot be written ({error.strerror}); choose another folder with --out") from error
+            raise Refused(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
 
 

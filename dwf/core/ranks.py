@@ -7,8 +7,9 @@ gradients itself. With one process every function here does nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -20,14 +21,16 @@ from dwf.core.errors import Refused
 def pick_device(name: str) -> torch.device:
     """`auto` (CUDA, then MPS, then the CPU), `cpu`, `cuda`, `cuda:1`, `mps`; raises `Refused` for what is not there."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # under torchrun each rank has its own
     try:
         device = torch.device(name)
         if device.type == "meta":  # has shapes and no numbers
             raise NotImplementedError
         torch.empty(1, device=device)
+        # fp32 means fp32: cuDNN's default would judge in TF32, with a mantissa of 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise Refused(f"device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps") from None
     return device
@@ -41,7 +44,8 @@ def together(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # A rank may wait long for one that does a resumed evaluation's last batches by itself.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield
     finally:
@@ -89,6 +93,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     average([p.grad for p in parameters if p.grad is not None])
+
+
+def agree(scores: Mapping[str, float]) -> dict[str, float]:
+    """Rank 0's scores on every rank, so that all decide alike."""
+    if world() == 1:
+        return dict(scores)
+    values = torch.tensor(list(scores.values()), dtype=torch.float64)
+    if dist.get_backend() == "nccl":
+        values = values.cuda()
+    dist.broadcast(values, 0)
+    return dict(zip(scores, values.tolist(), strict=True))
 
 
 def gather(value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def specify(images: Images) -> Spec:
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in range(channels):  # a histogram is exact, and needs no floating copy of the data set
-        share = torch.bincount(images.pixels[:, channel].flatten(), minlength=256).double().cpu()
+        share = torch.bincount(images.pixels[:, channel].flatten(), minlength=256).cpu().double()
         share /= share.sum()
         centre = float((share * levels).sum())
         mean.append(centre)

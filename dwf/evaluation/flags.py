@@ -1,6 +1,6 @@
 """The alarms that fall out of a table: pure functions of its bits and of the gate's weights.
 
-`trust` flags doubt the number, `worth` flags doubt the architecture. docs/architecture.md points to what each threshold means.
+`trust` flags doubt the number, `worth` flags doubt the architecture. The thresholds stand in each function.
 """
 
 from __future__ import annotations

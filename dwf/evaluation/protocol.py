@@ -37,6 +37,8 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 def file_name(protocol: AnyProtocol) -> str:
     """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings."""
     tag = "".join(f"-{key}{_short(value)}" for key, value in protocol.deviations().items())
+    if len(tag) > 100:  # file systems have limits, and so have readers
+        tag = "-" + hashlib.sha256(tag.encode()).hexdigest()[:12]
     return protocol.kind + tag
 
 

@@ -83,7 +83,8 @@ class PgdSweep:
     def rows(self) -> Sequence[Row]:
         """Snapshots, the restarted row and the EoT row, each by its last and by its worst iterate."""
         plain = [(f"pgd-{steps}", steps, 1, 1) for steps in self.snapshots]
-        all_rows = [*plain, (self._restarted, self.final, self.restarts, 1), (self._adaptive, self.final, 1, self.draws)]
+        once = [(self._once, self.final, 1, 1)] if self.draws > 1 else []
+        all_rows = [*plain, *once, (self._restarted, self.final, self.restarts, 1), (self._adaptive, self.final, 1, self.draws)]
         return [
             Row(name + suffix, self.threat, steps, restarts, self.step, iterate, {"start": "uniform", "eot": draws})
             for name, steps, restarts, draws in all_rows
@@ -93,6 +94,11 @@ class PgdSweep:
     @property
     def _restarted(self) -> str:
         return f"pgd-{self.final}x{self.restarts}"
+
+    @property
+    def _once(self) -> str:
+        """The first start alone; with one draw it is the EoT row."""
+        return self._adaptive if self.draws == 1 else f"pgd-{self.final}"
 
     @property
     def _adaptive(self) -> str:
@@ -117,11 +123,10 @@ class PgdSweep:
             last = last.index_put((alive,), again[self._restarted])
             worst = worst.index_put((alive,), worst[alive] & again[f"{self._restarted}-worst"])
         bits |= {self._restarted: last, f"{self._restarted}-worst": worst}
-        if self.draws == 1:
-            adaptive = {key.replace(self._restarted, self._adaptive): value for key, value in first.items()}
-        else:
-            adaptive = _Path(self, victim, batch, noise=noise, draws=self.draws).read(self._adaptive, self.final)
-        return Outcome(bits | adaptive, {"pgd": example})
+        bits |= {key.replace(self._restarted, self._once): value for key, value in first.items()}
+        if self.draws > 1:
+            bits |= _Path(self, victim, batch, noise=noise, draws=self.draws).read(self._adaptive, self.final)
+        return Outcome(bits, {"pgd": example})
 
 
 class _Path:
@@ -155,7 +160,9 @@ class _Path:
                 self._worst = torch.where(better.view(-1, 1, 1, 1), before, self._worst)
                 self._worst_margin = torch.where(better, self._margin, self._worst_margin)
         last = self._victim.verdict(self.adversarial, batch.x, batch.y, self._threat)
-        self._standing = self._standing & last & self._victim.verdict(self._worst, batch.x, batch.y, self._threat)
+        self._standing = self._standing & last
+        if self._steps > 1:  # after a single step there is no other iterate than the last
+            self._standing = self._standing & self._victim.verdict(self._worst, batch.x, batch.y, self._threat)
         self._victim.bill(row)
         return {row: last, f"{row}-worst": self._standing}
 

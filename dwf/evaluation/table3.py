@@ -23,11 +23,21 @@ class Table3(Settings):
     """White-box, pixel space, cross-entropy, on the complete model: gate, experts and mixing."""
 
     kind: Literal["table3"] = "table3"
-    eps: PixelFraction = 8 / 255
+    eps: Annotated[PixelFraction, Field(gt=0)] = 8 / 255
     """Radius of all PGD rows and of one more FGSM row; the headline threat."""
     step: Length | None = None
     """PGD step size; None is min(2/255, eps/4)."""
-    fgsm_eps: tuple[PixelFraction, ...] = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09)
+    fgsm_eps: Annotated[tuple[Annotated[PixelFraction, Field(gt=0)], ...], Field(min_length=1)] = (
+        0.01,
+        0.02,
+        0.03,
+        0.04,
+        0.05,
+        0.06,
+        0.07,
+        0.08,
+        0.09,
+    )
     steps: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 20, 30, 40, 50)
     """Step counts of the PGD rows with one start."""
     final: int = 100
@@ -59,7 +69,7 @@ class Table3(Settings):
 
     def flags(self, bits: Mapping[str, Bits]) -> list[FlagEntry]:
         """The alarms that these rows can raise."""
-        short, once = f"pgd-{self.steps[-1]}", f"pgd-{self.final}-eot{self.eot}"
+        short, once = f"pgd-{self.steps[-1]}", f"pgd-{self.final}-eot1" if self.eot == 1 else f"pgd-{self.final}"
         restarted = f"pgd-{self.final}x{self.restarts}"
         found = [
             flags.fgsm_beats_pgd(bits["fgsm"], bits[short]),

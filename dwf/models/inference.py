@@ -1,7 +1,7 @@
 """The fast copy of a model that attacks ascend: folded batch-norm, channels_last, bf16, no gradient for any parameter.
 
-Attacks ask for input gradients only and ask very often; measured on two cores, one PGD step on this copy is 2.5x (torchattacks)
-to 3.9x (foolbox) faster than on the original. Generation on the copy may be rounded; the verdict is always the original's, in fp32.
+Attacks ask for input gradients only and ask very often; benchmarks/joint_step.py measures what this saves. Generation on the copy
+may be rounded; the verdict is always the original's, in fp32.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class AttackCopy(nn.Module):
 def attack_precision(device: torch.device) -> torch.dtype:
     """bf16 where the processor multiplies it natively, else fp32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -22,9 +23,14 @@ def command(one: Evaluated) -> str:
     """The command that repeats an evaluation. The evaluation's name carries the settings that differ from the protocol's own."""
     protocol = one.result.protocol
     tag_ = one.name.removeprefix(protocol.name)
-    changed = [f"protocol.{key}={value}" for key, value in protocol.settings.items() if f"-{key}" in tag_]
+    data, where = one.result.dataset, one.result.environment
+    named = {key: value for key, value in protocol.settings.items() if re.search(rf"-{re.escape(key)}(?![a-z_])", tag_)}
     parts = ["dwf", "evaluate", str(one.folder), "--protocol", protocol.name]
-    return shlex.join([*parts, *(part for change in changed for part in ("--set", change))])
+    parts += [part for key, value in named.items() for part in ("--set", f"protocol.{key}={json.dumps(value)}")]
+    parts += ["--samples", str(data.n)] if data.indices != "all" else []
+    parts += ["--split", data.split] if data.split != "test" else []
+    parts += ["--seed", str(where.seed)] if where.seed else []
+    return shlex.join(parts)
 
 
 def _block(one: Evaluated) -> Markup:

@@ -107,6 +107,10 @@ class Store:
         saved = self._saved()
         return Counters(**json.loads((saved[-1] / "counters.json").read_text())) if saved else None
 
+    def drop(self) -> None:
+        """The run is finished: nothing is left to resume."""
+        shutil.rmtree(self._state, ignore_errors=True)
+
     def last_good(self) -> str:
         """The newest checkpoint in words, for error messages."""
         saved = self._saved()

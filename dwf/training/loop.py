@@ -64,6 +64,8 @@ class Round:
     batches: Sized
     seed: int
     precision: torch.dtype
+    parts: int = 1
+    """Pieces that each drawn batch comes in (gradient accumulation): they share its choices."""
     done: int = 0
 
     def __len__(self) -> int:
@@ -71,7 +73,8 @@ class Round:
 
     def __iter__(self) -> Iterator[Draw]:
         for number, batch in enumerate(self.batches):
-            yield Draw(batch.x, batch.y, Noise(derive(self.seed, "noise", number), batch.index), Random(derive(self.seed, number)))
+            noise = Noise(derive(self.seed, "noise", number), batch.index)
+            yield Draw(batch.x, batch.y, noise, Random(derive(self.seed, number // self.parts)))
             self.done = number + 1
 
 
@@ -107,9 +110,10 @@ def _learn(phase: Phase, harness: Harness) -> None:
         for module in phase.frozen:
             module.eval()
         epoch, part = divmod(number, phase.parts)
-        batches = Round(feed.epoch(epoch, part, phase.parts), derive(seed, number), harness.precision)
+        batches = Round(feed.epoch(epoch, part, phase.parts), derive(seed, number), harness.precision, options.accumulate)
         means = _round(phase, number, batches, movers, harness)
-        scores = dict(harness.validate(phase.subject))
+        _refuse_broken(phase, number, harness.store)
+        scores = ranks.agree(harness.validate(phase.subject))
         score = scores["sa"] + scores["ra"]
         if options.select == "best_val" and (at.best is None or score > at.best):
             at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
@@ -152,7 +156,7 @@ def _round(phase: Phase, number: int, batches: Round, movers: Mapping[str, Mover
         steps += 1
         for name, value in {"loss": loss, **update.log}.items():
             sums[name] = sums.get(name, torch.zeros_like(loss)) + value
-        # A NaN is noticed on the device and asked for now and then, so that no step waits for the host.
+        # A NaN is noticed on the device and asked for now and then, so that this costs no step a wait for the host.
         first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=steps))
         if steps % 32 == 0 or device.type == "cpu":
             _refuse_nan(first_bad, phase.name, number, store)
@@ -200,6 +204,15 @@ def _refuse_nan(first_bad: Tensor, phase: str, number: int, store: Store) -> Non
         raise Refused(
             f"the loss of phase '{phase}' stopped being a number at step {step:.0f} of round {number + 1}; the last good checkpoint"
             f" is {store.last_good()}; lower the learning rate or set train.clip"
+        )
+
+
+def _refuse_broken(phase: Phase, number: int, store: Store) -> None:
+    """The round's last step can break the weights after its own loss was fine; such weights never become a checkpoint."""
+    if not all(tensor.isfinite().all() for tensor in phase.subject.state_dict().values() if tensor.is_floating_point()):
+        raise Refused(
+            f"the weights of phase '{phase.name}' stopped being numbers in round {number + 1}; the last good checkpoint is"
+            f" {store.last_good()}; lower the learning rate or set train.clip"
         )
 
 

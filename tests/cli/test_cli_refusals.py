@@ -36,8 +36,8 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
     (["train", "plain-digits", "--set", "seed"],
      "--set 'seed' is not of the form a.b=value, such as method.recipe.epochs=3"),
     (["train", "plain-digits", "--set", "a..b=1"], "--set 'a..b=1' is not of the form a.b=value"),
-    (["train", "plain-digits", "--set", "data.source.size=8"],
-     "--set 'data.source.size=8': 'source' is 'digits' and not a table, so nothing can be set inside it"),
+    (["train", "plain-digits", "--set", "name.size=8"],
+     "--set 'name.size=8': 'name' is 'plain-digits' and not a table, so nothing can be set inside it"),
     (["train", "plain-digits", "--data", "cifar"], "there is no data set and no folder 'cifar'; did you mean 'cifar10'? Valid: "),
     (["train", "plain-digits", "--device", "quantum"],
      "device 'quantum' is not available here; use auto, cpu, cuda, cuda:N or mps"),
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_written(refused: Refused, run_folder: Path, tmp_
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "run"
     assert refused("train", "plain-digits", "--out", below) == (
-        f"{below} cannot be written (Not a directory); choose another folder with --out"
+        f"{below} cannot be written (Not a directory); choose another place"
     )
     assert "cannot be written" in refused("train", "plain-digits", "--out", tmp_path / "file")
 
@@ -141,7 +141,7 @@ def test_a_full_disc_while_training(refused: Refused, monkeypatch: pytest.Monkey
     monkeypatch.setattr("dwf.core.files.os.fsync", _full)
     sentence = refused("train", "plain-digits", "--out", tmp_path / "out")
     assert sentence.startswith(f"no space left on the device while writing {tmp_path / 'out'}")
-    assert sentence.endswith("; free some and run again with --resume")
+    assert sentence.endswith("; free some and run the command again")
     assert not list(tmp_path.rglob("*.writing"))
 
 

@@ -119,7 +119,7 @@ def test_a_full_disc_is_refused_with_a_sentence(
     path = tmp_path / "run" / "weights"
     if where == "fsync":
         monkeypatch.setattr(files.os, "fsync", refusing(number))
-    sentence = f"^no space left on the device while writing {path}; free some and run again with --resume$"
+    sentence = f"^no space left on the device while writing {path}; free some and run the command again$"
     with pytest.raises(Refused, match=sentence), write(path) as beside:
         failing(beside, OSError(number, "full")) if where == "inside" else fill(beside)
     assert names(tmp_path) == ["run"]
@@ -131,7 +131,7 @@ def test_missing_rights_are_refused_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], AbstractContextManager[Path]], number: int
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", refusing(number))
-    sentence = rf"^{tmp_path / 'a'} cannot be written \({os.strerror(number)}\); choose another folder with --out$"
+    sentence = rf"^{tmp_path / 'a'} cannot be written \({os.strerror(number)}\); choose another place$"
     with pytest.raises(Refused, match=sentence), write(tmp_path / "a") as beside:
         fill(beside)
 
@@ -155,7 +155,7 @@ def test_a_file_where_a_folder_should_be_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(Refused, match=r"cannot be written \(.+\); choose another folder with --out"),
+        pytest.raises(Refused, match=r"cannot be written \(.+\); choose another place"),
         write(tmp_path / "file" / below),
     ):
         pass

@@ -96,7 +96,7 @@ def test_a_full_disc_is_refused_with_a_sentence(tmp_path: Path, monkeypatch: pyt
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Refused, match=r"train.jsonl cannot be written \(.+\); choose another folder with --out"):
+    with pytest.raises(Refused, match=r"train.jsonl cannot be written \(.+\); choose another place"):
         Journal(tmp_path / "file" / "train.jsonl")
     (tmp_path / "train.jsonl").mkdir()
     with pytest.raises(Refused, match=r"train.jsonl cannot be written \(Is a directory\)"):

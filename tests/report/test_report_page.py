@@ -157,11 +157,14 @@ def test_a_page_of_gradient_attacks_says_so(build):
 
 def test_the_command_repeats_what_the_name_says(folder):
     (one,) = report.read(folder)
-    assert command(one) == f"dwf evaluate {folder} --protocol table3"
+    assert command(one) == f"dwf evaluate {folder} --protocol table3 --samples {one.result.dataset.n}"
     data = json.loads((folder / "eval" / "table3.json").read_text())
     data["protocol"]["settings"]["eps"] = 0.02
     (folder / "eval" / "table3-eps0.02.json").write_text(json.dumps(data))
-    assert command(report.read(folder)[1]) == f"dwf evaluate {folder} --protocol table3 --set protocol.eps=0.02"
+    assert (
+        command(report.read(folder)[1])
+        == f"dwf evaluate {folder} --protocol table3 --set protocol.eps=0.02 --samples {one.result.dataset.n}"
+    )
 
 
 def test_a_protocol_that_measured_next_to_nothing(folder):

@@ -62,7 +62,7 @@ def test_a_failure_while_writing_leaves_the_older_one_current(breaks: str, tmp_p
         save_weights(path, weights)
 
     monkeypatch.setattr(checkpoints, "save_weights", failing)
-    with pytest.raises(Refused, match=r"no space left on the device while writing .*000001; free some and run again with --resume"):
+    with pytest.raises(Refused, match=r"no space left on the device while writing .*000001; free some and run the command again"):
         store.save(saved(2, TWO))
     _still_the_first(store, tmp_path)
 
