@@ -20,7 +20,13 @@ def watching(console: Console, *, quiet: bool = False) -> Iterator[list[Listener
     if quiet:
         yield []
         return
-    bar = Progress(
+    with _bar(console) as bar:
+        yield [_Watcher(console, bar)]
+
+
+def _bar(console: Console) -> Progress:
+    """A live line in a terminal, gone when the work is done; nothing elsewhere."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[state]}"),
@@ -29,8 +35,6 @@ def watching(console: Console, *, quiet: bool = False) -> Iterator[list[Listener
         disable=not console.is_terminal,
         transient=True,
     )
-    with bar:
-        yield [_Watcher(console, bar)]
 
 
 class _Watcher:
@@ -87,16 +91,7 @@ def evaluating(console: Console, *, quiet: bool = False) -> Iterator[Watch | Non
     if quiet:
         yield None
         return
-    bar = Progress(
-        TextColumn("attacking"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
+    with _bar(console) as bar:
         yield _AttackWatcher(console, bar)
 
 

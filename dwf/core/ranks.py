@@ -24,15 +24,16 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # under torchrun each rank has its own
+    refusal = Refused(f"device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
-        if device.type == "meta":  # has shapes and no numbers
-            raise NotImplementedError
         torch.empty(1, device=device)
-        # fp32 means fp32: cuDNN's default would judge in TF32, with a mantissa of 10 bits.
-        torch.backends.cudnn.allow_tf32 = False
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        raise Refused(f"device '{name}' is not available here; use auto, cpu, cuda, cuda:N or mps") from None
+        raise refusal from None
+    if device.type == "meta":  # has shapes and no numbers
+        raise refusal
+    # fp32 means fp32: cuDNN's default would judge in TF32, with a mantissa of 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 
