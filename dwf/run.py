@@ -21,6 +21,7 @@ from torch import nn
 
 from dwf.core.errors import Refused
 from dwf.core.files import writable, write_json
+from dwf.core.result import RUN_SCHEMA
 from dwf.core.seeds import derive
 from dwf.core.settings import Settings, nearest
 from dwf.core.types import Spec
@@ -29,9 +30,6 @@ from dwf.evaluation.validation import Validation
 from dwf.methods import AnyMethod, Plain
 from dwf.training.checkpoint import install, load_weights
 from dwf.training.loop import Options
-
-SCHEMA = 1
-"""Of run.json."""
 
 
 class Run(Settings):
@@ -172,9 +170,9 @@ class RunFolder:
             raise Refused(f"{self.record} is damaged ({error}); restore it or train the run again") from None
         if not isinstance(record, dict):
             raise Refused(f"{self.record} is damaged (it is not a table); restore it or train the run again")
-        if record.get("schema") != SCHEMA:
+        if record.get("schema") != RUN_SCHEMA:
             raise Refused(
-                f"{self.path} was written with schema {record.get('schema')}, this version reads {SCHEMA}; train it again"
+                f"{self.path} was written with schema {record.get('schema')}, this version reads {RUN_SCHEMA}; train it again"
             )
         for key in ("settings", "spec", "data", "environment"):
             if not isinstance(record.get(key), dict):
@@ -200,7 +198,13 @@ class RunFolder:
             raise Refused(
                 f"{self.path} holds parts of a run without its run.json; restore that file or choose another folder with --out"
             )
-        record = {"schema": SCHEMA, "name": run.name, "settings": settings, "seed": run.seed, "spec": spec.model_dump(mode="json")}
+        record = {
+            "schema": RUN_SCHEMA,
+            "name": run.name,
+            "settings": settings,
+            "seed": run.seed,
+            "spec": spec.model_dump(mode="json"),
+        }
         write_json(self.record, {**record, **about})
 
     @contextmanager

@@ -13,6 +13,8 @@ from dwf.core.errors import Refused
 from dwf.core.settings import Settings
 
 SCHEMA = 1
+RUN_SCHEMA = 1
+"""Of run.json, which training writes and every other verb reads."""
 Interval = tuple[float, float]
 
 

@@ -113,17 +113,17 @@ class PgdSweep:
             bits |= path.read(f"pgd-{steps}", steps)
         example = path.adversarial
         first = path.read(self._restarted, self.final)
-        last, worst = first[self._restarted], first[f"{self._restarted}-worst"]
+        last, worst = first.values()
         for restart in range(1, self.restarts):
             alive = last.nonzero().squeeze(1)
             if len(alive) == 0:
                 break
             rest = Batch(batch.x[alive], batch.y[alive], batch.index[alive])
             again = _Path(self, victim, rest, noise=noise.take(alive), restart=restart).read(self._restarted, self.final)
-            last = last.index_put((alive,), again[self._restarted])
-            worst = worst.index_put((alive,), worst[alive] & again[f"{self._restarted}-worst"])
-        bits |= {self._restarted: last, f"{self._restarted}-worst": worst}
-        bits |= {key.replace(self._restarted, self._once): value for key, value in first.items()}
+            still_last, still_worst = again.values()
+            last = last.index_put((alive,), still_last)
+            worst = worst.index_put((alive,), worst[alive] & still_worst)
+        bits |= _both(self._restarted, last, worst) | _both(self._once, *first.values())
         if self.draws > 1:
             bits |= _Path(self, victim, batch, noise=noise, draws=self.draws).read(self._adaptive, self.final)
         return Outcome(bits, {"pgd": example})
@@ -164,12 +164,17 @@ class _Path:
         if self._steps > 1:  # after a single step there is no other iterate than the last
             self._standing = self._standing & self._victim.verdict(self._worst, batch.x, batch.y, self._threat)
         self._victim.bill(row)
-        return {row: last, f"{row}-worst": self._standing}
+        return _both(row, last, self._standing)
 
     def _loss(self, x: Tensor) -> Tensor:
         logits = self._victim.copy(x)
         self._margin = margin(logits.detach(), self._batch.y)
         return F.cross_entropy(logits, self._batch.y, reduction="none")
+
+
+def _both(row: str, last: Tensor, worst: Tensor) -> dict[str, Tensor]:
+    """The bits of a row by its last and by its worst iterate, in the order of _ITERATES."""
+    return {row + suffix: bits for (suffix, _), bits in zip(_ITERATES, (last, worst), strict=True)}
 
 
 def ascending(steps: Sequence[int]) -> bool:

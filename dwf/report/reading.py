@@ -12,10 +12,7 @@ from typing import Any
 from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.journal import Record
-from dwf.core.result import Result, WorstCase, from_json
-
-RUN_SCHEMA = 1
-"""The `schema` of the run.json files that this version reads."""
+from dwf.core.result import RUN_SCHEMA, Result, WorstCase, from_json
 
 _RECORD_KEYS = ("name", "settings", "spec", "environment", "seed")
 

@@ -66,16 +66,16 @@ class Store:
 
     def current(self) -> Checkpoint | None:
         """The newest checkpoint, or None before the first."""
-        saved = self._saved()
-        if not saved:
+        counters = self.current_counters()
+        if counters is None:
             return None
-        folder = saved[-1]
+        folder = self._saved()[-1]
         optimizers: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_weights(folder / "optimizers.safetensors").items():
             learner, _, key = name.partition("/")
             optimizers.setdefault(learner, {})[key] = tensor
         return Checkpoint(
-            Counters(**json.loads((folder / "counters.json").read_text())),
+            counters,
             load_weights(folder / "weights.safetensors"),
             load_weights(folder / "best.safetensors"),
             optimizers,

@@ -176,9 +176,11 @@ def advance(updates: Iterator[Update], precision: torch.dtype, device: torch.dev
 
 def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover]) -> tuple[Counters, dict[str, Tensor]]:
     """Where the phase stands and its best weights so far; subject and movers take over the checkpoint's state."""
-    saved = store.current()
-    if saved is None or saved.counters.phase != phase.name:
+    standing = store.current_counters()
+    if standing is None or standing.phase != phase.name:  # asked first: another phase's tensors need not be read
         return Counters(phase.name, 0, 0), {}
+    saved = store.current()
+    assert saved is not None
     install(phase.subject, saved.weights, "the checkpoint")
     for name, mover in movers.items():
         mover.restore(saved.optimizers.get(name, {}))
@@ -201,19 +203,17 @@ def _holding(phase: Phase) -> Iterator[None]:
 def _refuse_nan(first_bad: Tensor, phase: str, number: int, store: Store) -> None:
     step = first_bad.item()
     if step != float("inf"):
-        raise Refused(
-            f"the loss of phase '{phase}' stopped being a number at step {step:.0f} of round {number + 1}; the last good checkpoint"
-            f" is {store.last_good()}; lower the learning rate or set train.clip"
-        )
+        raise _broken(f"the loss of phase '{phase}' stopped being a number at step {step:.0f} of round {number + 1}", store)
 
 
 def _refuse_broken(phase: Phase, number: int, store: Store) -> None:
     """The round's last step can break the weights after its own loss was fine; such weights never become a checkpoint."""
     if not all(tensor.isfinite().all() for tensor in phase.subject.state_dict().values() if tensor.is_floating_point()):
-        raise Refused(
-            f"the weights of phase '{phase.name}' stopped being numbers in round {number + 1}; the last good checkpoint is"
-            f" {store.last_good()}; lower the learning rate or set train.clip"
-        )
+        raise _broken(f"the weights of phase '{phase.name}' stopped being numbers in round {number + 1}", store)
+
+
+def _broken(what: str, store: Store) -> Refused:
+    return Refused(f"{what}; the last good checkpoint is {store.last_good()}; lower the learning rate or set train.clip")
 
 
 def _covers(phase: Phase, movers: Mapping[str, Mover]) -> None:
