@@ -1,0 +1,6 @@
+"""What the command line does, in Python: each verb one call, one file a verb."""
+
+from dwf.verbs.evaluate import evaluate
+from dwf.verbs.train import train
+
+__all__ = ["evaluate", "train"]
