@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dwf.attacks.apgd import ApgdCe, ApgdDlr, ApgdT
 from dwf.attacks.bim import Bim
 from dwf.attacks.eot_pgd import EotPgd
 from dwf.attacks.fgsm import Fgsm
@@ -12,6 +13,9 @@ from dwf.attacks.pgd import Pgd
 from dwf.core.settings import Settings
 
 ATTACKS: dict[str, type[Settings]] = {
+    "apgd-ce": ApgdCe,
+    "apgd-dlr": ApgdDlr,
+    "apgd-t": ApgdT,
     "bim": Bim,
     "eot-pgd": EotPgd,
     "fgsm": Fgsm,
@@ -19,7 +23,7 @@ ATTACKS: dict[str, type[Settings]] = {
     "pgd": Pgd,
 }
 
-AnyAttack = Annotated[Bim | EotPgd | Fgsm | Mim | Pgd, Field(discriminator="kind")]
+AnyAttack = Annotated[ApgdCe | ApgdDlr | ApgdT | Bim | EotPgd | Fgsm | Mim | Pgd, Field(discriminator="kind")]
 """One of ATTACKS, chosen by its `kind`."""
 
-__all__ = ["ATTACKS", "AnyAttack", "Bim", "EotPgd", "Fgsm", "Mim", "Pgd"]
+__all__ = ["ATTACKS", "AnyAttack", "ApgdCe", "ApgdDlr", "ApgdT", "Bim", "EotPgd", "Fgsm", "Mim", "Pgd"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,10 @@ from dwf.core.errors import Refused
 from dwf.core.seeds import Noise
 from dwf.core.types import Classifier, Threat
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+State = TypeVar("State", bound="DataclassInstance")
 Direction = Callable[[Tensor], Tensor]
 """The RAW gradient (B, C, H, W) -> the unit move of each sample. Momentum therefore accumulates before the sign is taken, as Dong
 et al. (CVPR 2018) define it; foolbox takes the sign first."""
@@ -92,6 +98,11 @@ def uniform(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
     way = noise.normal(shape, restart=restart)
     radius = noise.uniform((1, 1, 1), restart=restart, step=1) ** (1 / shape.numel())
     return (x + way / _norms(way) * radius * threat.eps).clamp(0, 1)
+
+
+def rows_of(state: State, rows: Tensor) -> State:
+    """The same dataclass of per-sample tensors (B, ...) for some of its samples: `rows` are positions or a mask."""
+    return replace(state, **{field.name: getattr(state, field.name)[rows] for field in fields(state)})
 
 
 @contextmanager

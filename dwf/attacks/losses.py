@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dwf.core.errors import Refused
 from dwf.core.types import Classifier
 
 Loss = Callable[[Tensor], Tensor]
@@ -26,3 +27,19 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     true = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return wrong - true
+
+
+def difference_of_logits_ratio(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
+    """DLR (B,) of Croce and Hein (ICML 2020, equations 6 and 7): the margin over a gap of the sorted logits, blind to their scale.
+
+    Untargeted: -(z_y - max_{i != y} z_i) / (z_1 - z_3). With `target` (B,): -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2).
+    Raises `Refused` for fewer classes than the sorted gap needs: 3, or 4 with a target.
+    """
+    needed = 3 if target is None else 4
+    if logits.shape[1] < needed:
+        raise Refused(f"the DLR loss sorts {needed} logits and the model has {logits.shape[1]} classes; use the cross-entropy")
+    ordered = logits.sort(dim=1, descending=True).values
+    if target is None:
+        return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+    ahead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    return ahead / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
