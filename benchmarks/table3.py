@@ -16,15 +16,19 @@ from dwf.attacks import Fgsm, Pgd
 from dwf.core.types import Batch, Threat
 from dwf.data import ordered, subset
 from dwf.evaluation import Table3
-from dwf.evaluation.check import Victim
+from dwf.evaluation.check import Scope, Standing
+from dwf.evaluation.victim import Victim
 from dwf.models.inference import attack_precision
 from dwf.run import Loaded, load, read
 from dwf.verbs import train
 
+SCOPE = Scope(classes=10, pixels=0)
+"""Nothing here depends on the model."""
+
 
 def row_by_row(victim: Victim, batch: Batch, protocol: Table3) -> dict[str, torch.Tensor]:
     """Every row of the paper by itself: ten FGSM attacks, five PGD attacks, three full restarts of 100, and 100 more."""
-    noise, step = victim.noise(batch), protocol.checks()[2].step
+    noise, step = victim.noise(batch), protocol.checks(SCOPE)[2].step
     attacks = {f"fgsm-{eps:g}": [Fgsm(threat=Threat(eps=eps))] for eps in protocol.fgsm_eps} | {
         "fgsm": [Fgsm(threat=protocol.threat)]
     }
@@ -54,9 +58,9 @@ def _restarted(victim: Victim, batch: Batch, protocol: Table3, step: float, rest
 
 def shared(victim: Victim, batch: Batch, protocol: Table3) -> dict[str, torch.Tensor]:
     """The protocol as it runs."""
-    bits = {}
-    for check in protocol.checks():
-        bits |= check(victim, batch).bits
+    bits, standing = {}, Standing(batch)
+    for check in protocol.checks(SCOPE):
+        bits |= check(victim, batch, standing).bits
     return bits
 
 
@@ -91,8 +95,8 @@ def main() -> None:
         found[name] = run(victim, batch, protocol)
         figures[name] = {
             "seconds": time.perf_counter() - began,
-            "gradients_a_sample": victim.copy.backwards / samples,
-            "forwards_a_sample": (victim.copy.forwards + victim.original.forwards) / samples,
+            "gradients_a_sample": victim.meter.backwards / samples,
+            "forwards_a_sample": victim.meter.forwards / samples,
         }
     differing = {name: int((bits != found["table3"][name]).sum()) for name, bits in found["row by row"].items()}
     ratio = {key: figures["row by row"][key] / figures["table3"][key] for key in figures["table3"]}

@@ -5,6 +5,12 @@ In three lines what each verb does:
     from dwf import evaluate, read, train, write_report
     train(read("dwf-digits"), "runs/digits"); evaluate("runs/digits", "table3")
     write_report(["runs/digits"], "report.html")
+
+And for any torch module that you hold:
+
+    from dwf import evaluate_module
+    result = evaluate_module(net, data="cifar10", name="mine", mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+    result.clean, result.worst_case, result.flags
 """
 
 from __future__ import annotations
@@ -14,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dwf.report import write as write_report
     from dwf.run import Run, load, read
-    from dwf.verbs import evaluate, train
+    from dwf.verbs import evaluate, evaluate_module, train
 
 _PUBLIC = {
     "Run": "dwf.run",
     "evaluate": "dwf.verbs",
+    "evaluate_module": "dwf.verbs",
     "load": "dwf.run",
     "read": "dwf.run",
     "train": "dwf.verbs",
     "write_report": "dwf.report",
 }
 
-__all__ = ["Run", "evaluate", "load", "read", "train", "write_report"]
+__all__ = ["Run", "evaluate", "evaluate_module", "load", "read", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

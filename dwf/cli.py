@@ -102,9 +102,14 @@ def train(
 
 @app.command(epilog="Example: dwf evaluate runs/mine --protocol table3 --set protocol.eps=0.02 --samples 1000")
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; or give --model.")] = None,
     protocol: Annotated[str, typer.Option(help="See: dwf list protocols")] = "table3",
-    data: Annotated[str | None, typer.Option(help="The run's data set in another place, by name or folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="package.module:factory, timm:NAME or hf-hub:OWNER/NAME")] = None,
+    weights: Annotated[Path | None, typer.Option(help="For --model: a safetensors file.")] = None,
+    mean: Annotated[str | None, typer.Option(help="For --model: .49,.48,.45 if it takes standardised images")] = None,
+    std: Annotated[str | None, typer.Option(help="For --model, with --mean: .25,.24,.26")] = None,
+    out: Annotated[Path | None, typer.Option(help="For --model: where results go; runs/<its name> if not given")] = None,
+    data: Annotated[str | None, typer.Option(help="By name or folder. A run has its own; it may be in another place.")] = None,
     phase: Annotated[str | None, typer.Option(help="Attack what this phase made, by itself: benign-1, fgsm-1, ...")] = None,
     sets: Sets = None,
     samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share; all if not given")] = None,
@@ -116,20 +121,19 @@ def evaluate(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attack a trained run by a protocol and write RUN/eval/<protocol>.json."""
+    """Attack a trained run, or any model, by a protocol and write RUN/eval/<protocol>.json."""
     from dwf import report as reports
-    from dwf import verbs
+    from dwf.models.foreign import PROBABILITIES
     from dwf.progress import evaluating
+    from dwf.verbs.target import target
 
+    of_run, of_model = {"phase": phase, "split": split.value}, {"weights": weights, "mean": mean, "std": std, "out": out}
+    folder, attack = target(run, model, data, of_run, of_model)
     with evaluating(console, quiet=quiet) as watch:
-        result = verbs.evaluate(
-            run,
-            protocol,
-            phase=phase,
-            data=data,
+        result = attack(
+            protocol=protocol,
             overrides=sets or [],
             samples=samples,
-            split=split.value,
             device=device,
             precision=precision.value,
             batch=batch,
@@ -137,7 +141,9 @@ def evaluate(
             resume=resume,
             watch=watch,
         )
-    _table([one for one in reports.read(run, phase) if one.result == result])
+    _table([one for one in reports.read(folder, phase) if one.result == result])
+    if result.model.settings.get("outputs") == "probabilities":
+        console.print(f"{result.run} {PROBABILITIES}", markup=False)
     for flag in result.flags:
         console.print(f"{flag.class_} flag {flag.code}: {flag.cause} {flag.remedy}", markup=False)
 
@@ -154,6 +160,38 @@ def report(
     written = reports.write(runs, page)
     _table([one for run in runs for one in reports.read(run)])
     console.print("\n".join(str(path) for path in written), markup=False)
+
+
+@app.command(epilog="Example: dwf compare runs/pgd-at runs/dwf --csv comparison.csv")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B [RUN...]", help="Evaluated run folders, the baseline first.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="An evaluation by its name under RUN/eval; the first that all runs share if not given")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write every row there.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The same for programs.")] = None,
+) -> None:
+    """Who is better? Pairs the images of runs that were evaluated alike: differences with intervals, tests, the worst case."""
+    from dwf.report import compare as compare_runs
+    from dwf.report.comparison import caveats, sentence, store, title, versus
+
+    compared = compare_runs(runs, protocol)
+    written = store(compared, csv_file, json_file)
+    console.print(f"{title(compared)}", markup=False, highlight=False)
+    for duel in compared.duels:
+        header, *rows = versus(duel)
+        console.print(f"\nA  {compared.a.name}\nB  {duel.b.name}", markup=False, highlight=False)
+        table = Table(box=None, pad_edge=False, collapse_padding=console.width < 110)
+        for i, name in enumerate(header):
+            table.add_column(escape(name), justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    also = [f"The runs share {name} too: --protocol {name}" for name in compared.also]
+    console.print(
+        "", *caveats(compared), *also, *(f"Written: {file}" for file in written), "", sep="\n", markup=False, highlight=False
+    )
+    console.print(sentence(compared), markup=False, highlight=False)
 
 
 @app.command("list", epilog="Example: dwf list presets --json")

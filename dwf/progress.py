@@ -87,7 +87,7 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def evaluating(console: Console, *, quiet: bool = False) -> Iterator[Watch | None]:
-    """A watcher for an evaluation: a live bar with the accuracy so far and the time left; a line a batch without a terminal."""
+    """A watcher for an evaluation: a live bar with the accuracy so far and the time left; a line a check without a terminal."""
     if quiet:
         yield None
         return
@@ -112,7 +112,7 @@ class _AttackWatcher:
             self._spent.append(now - before)
         left = _clock(sum(self._spent) / len(self._spent) * (total - done)) if self._spent else "some time"
         lowest = min(accuracy, key=accuracy.__getitem__)
-        state = f"batch {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {left} left"
+        state = f"check {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {left} left"
         if self._task is not None:
             self._bar.update(self._task, completed=done, state=state)
         if not self._console.is_terminal:

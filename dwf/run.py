@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import tomllib
@@ -21,6 +20,7 @@ from torch import nn
 
 from dwf.core.errors import Refused
 from dwf.core.files import writable, write_json
+from dwf.core.record import FOREIGN, read_record
 from dwf.core.result import RUN_SCHEMA
 from dwf.core.seeds import derive
 from dwf.core.settings import Settings, nearest
@@ -158,26 +158,7 @@ class RunFolder:
 
     def describe(self) -> dict[str, Any]:
         """The content of run.json; raises `Refused` for a missing folder, a folder that is no run, and another schema."""
-        if not self.path.is_dir():
-            raise Refused(f"run folder {self.path} does not exist; train one with: dwf train PRESET --out {self.path}")
-        try:
-            record: Any = json.loads(self.record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise Refused(
-                f"{self.path} is not a run folder: it has no run.json; train one with: dwf train PRESET --out ..."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise Refused(f"{self.record} is damaged ({error}); restore it or train the run again") from None
-        if not isinstance(record, dict):
-            raise Refused(f"{self.record} is damaged (it is not a table); restore it or train the run again")
-        if record.get("schema") != RUN_SCHEMA:
-            raise Refused(
-                f"{self.path} was written with schema {record.get('schema')}, this version reads {RUN_SCHEMA}; train it again"
-            )
-        for key in ("settings", "spec", "data", "environment"):
-            if not isinstance(record.get(key), dict):
-                raise Refused(f"{self.record} is damaged ('{key}' is missing or not a table); restore it or train the run again")
-        return record
+        return read_record(self.path)
 
     def claim(self, run: Run, spec: Spec, about: Mapping[str, Any], *, resume: bool) -> None:
         """Write run.json, or check that a run that is to be resumed has the same settings."""
@@ -186,7 +167,7 @@ class RunFolder:
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
             stored = self.describe()
-            changed = _differences(
+            changed = differences(
                 {"data": stored["data"]["sha256"], **stored["settings"]}, {"data": about["data"]["sha256"], **settings}
             )
             if changed:
@@ -244,6 +225,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
     """
     place = RunFolder(Path(folder))
     record = place.describe()
+    method = record["settings"].get("method")
+    if isinstance(method, dict) and method.get("kind") == FOREIGN:
+        raise Refused(f"{place.path} holds evaluations of {method.get('model')}, but not its weights; give --model again")
     run = Run.read(record["settings"], where=str(place.record))
     spec = Spec.read(record["spec"], where=str(place.record))
     model = build(run, spec, torch.device(device))
@@ -268,8 +252,8 @@ def build(run: Run, spec: Spec, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The first differing settings, as `path: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [d for key in {**old, **new} for d in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
+        return [d for key in {**old, **new} for d in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
     return [] if old == new else [f"{path}: {old} -> {new}"]

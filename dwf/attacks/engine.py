@@ -71,7 +71,8 @@ def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:
 def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """The nearest point of the ball around x, then of the pixel box. Clipping moves towards x, so the ball is kept."""
     if threat.norm == "linf":
-        inside = torch.maximum(torch.minimum(moved, x + threat.eps), x - threat.eps)
+        reach = threat.eps if threat.scale is None else threat.eps * _stretch(threat.scale, x)
+        inside = torch.maximum(torch.minimum(moved, x + reach), x - reach)
     else:
         change = moved - x
         inside = x + change * (threat.eps / _norms(change).clamp(min=1e-12)).clamp(max=1)
@@ -79,8 +80,12 @@ def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
 
 
 def steepest(threat: Threat) -> Direction:
-    """The unit move that raises a linear loss most: the sign for Linf, the normalised gradient for L2."""
-    return torch.sign if threat.norm == "linf" else lambda gradient: gradient / _norms(gradient).clamp(min=1e-12)
+    """The unit move that raises a linear loss most: the sign for Linf (times its scale), the normalised gradient for L2."""
+    if threat.norm == "l2":
+        return lambda gradient: gradient / _norms(gradient).clamp(min=1e-12)
+    if (scale := threat.scale) is not None:
+        return lambda gradient: gradient.sign() * _stretch(scale, gradient)
+    return torch.sign
 
 
 def at_image(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
@@ -94,7 +99,8 @@ def uniform(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
         return x
     shape = x.shape[1:]
     if threat.norm == "linf":
-        return (x + (2 * noise.uniform(shape, restart=restart) - 1) * threat.eps).clamp(0, 1)
+        change = (2 * noise.uniform(shape, restart=restart) - 1) * threat.eps
+        return (x + (change if threat.scale is None else change * _stretch(threat.scale, x))).clamp(0, 1)
     way = noise.normal(shape, restart=restart)
     radius = noise.uniform((1, 1, 1), restart=restart, step=1) ** (1 / shape.numel())
     return (x + way / _norms(way) * radius * threat.eps).clamp(0, 1)
@@ -134,6 +140,8 @@ def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) 
     """Refuses what no attack can mean: images outside [0, 1], whole numbers, NaN, labels that do not fit."""
     if x.dim() != 4 or not x.is_floating_point():
         raise Refused(f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255")
+    if threat.scale is not None and len(threat.scale) != x.shape[1]:
+        raise Refused(f"the threat scales {len(threat.scale)} channels and the images have {x.shape[1]}; give one factor a channel")
     low, high = (x.amin().item(), x.amax().item()) if x.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):  # NaN fails both comparisons
         raise Refused(
@@ -144,6 +152,10 @@ def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) 
             raise Refused(f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64")
         if labels is not None and labels.numel() and labels.amin() < 0:
             raise Refused(f"{name} go down to {int(labels.amin())}, classes are counted from 0")
+
+
+def _stretch(scale: tuple[float, ...], x: Tensor) -> Tensor:
+    return x.new_tensor(scale).view(1, -1, 1, 1)
 
 
 def _norms(x: Tensor) -> Tensor:

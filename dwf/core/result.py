@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from dwf.core.errors import Refused
 from dwf.core.settings import Settings
 
@@ -85,6 +87,14 @@ class WorstCase(Settings):
     attacks: tuple[str, ...]
 
 
+class Share(Settings):
+    """A measured share of the samples that were asked."""
+
+    value: float
+    ci95: Interval
+    n: int
+
+
 class FlagEntry(Settings):
     """An alarm: `trust` doubts the number, `worth` doubts the architecture."""
 
@@ -140,6 +150,10 @@ class Result(Settings):
     worst_case: tuple[WorstCase, ...]
     """Headline first."""
     flags: tuple[FlagEntry, ...]
+    flag_tests: int = 0
+    """Alarms that were asked by a test at 5 %: a sound model raises a false one with a chance of at most 5 % times this."""
+    facts: dict[str, Share] = Field(default_factory=dict)
+    """Other findings by name, such as `rerouted`, `zero_gradient`, `oracle/clean`."""
     routing: dict[str, RoutingEntry] | None
     """Keys clean, fgsm, pgd; None for a model without a gate."""
     per_class: tuple[ClassEntry, ...]

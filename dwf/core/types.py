@@ -86,11 +86,15 @@ class Threat(Settings):
     norm: Literal["linf", "l2"] = "linf"
     eps: Length = 8 / 255
     """Radius. Linf: a share of the pixel range, below 1. L2: the length of the whole perturbation in units of that range."""
+    scale: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Linf only: a factor of the radius for each channel. The deviations of a standardised space make `eps` a radius there."""
 
     @model_validator(mode="after")
     def _share(self) -> Self:
         if self.norm == "linf":
             fraction(self.eps)
+        elif self.scale is not None:
+            raise ValueError("'scale' stretches the radius of single channels, which only norm 'linf' has")
         return self
 
 
@@ -126,6 +130,10 @@ class Routed(Protocol):
         """Prediction, weights and opinions for x (B, C, H, W) in [0, 1]."""
         ...
 
-    def surrogate(self, x: Tensor, temperature: float) -> Tensor:
-        """Logits (B, classes) with a selection that is differentiable in the routing; soft mixtures temper their gate."""
+    def surrogate(self, x: Tensor, temperature: float) -> Routing:
+        """The same with a selection that is differentiable in the routing, softer for a higher `temperature`."""
+        ...
+
+    def expert(self, x: Tensor, number: int) -> Tensor:
+        """The logits (B, classes) of one expert, 0 <= number < K, at the cost of that expert alone."""
         ...

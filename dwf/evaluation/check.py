@@ -1,24 +1,16 @@
-"""What every protocol is made of: a check attacks a batch and returns, per row, which samples are still right.
-
-The caller never trusts an attack: `Victim.verdict` puts every image back into ball and box, and asks the original model, in eval
-mode and fp32, in a fresh forward pass.
-"""
+"""What every protocol is made of: a check attacks a batch and returns, per row, which samples are still right."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dwf.attacks.engine import project
-from dwf.core.errors import Refused
-from dwf.core.seeds import Noise, derive
-from dwf.core.types import Batch, Classifier, Threat
-from dwf.models import AttackCopy
+from dwf.core.types import Batch, Threat
+from dwf.evaluation.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -32,6 +24,8 @@ class Row:
     step_size: float
     iterate: Literal["last", "worst"] = "last"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["white", "black", "transfer"] = "white"
+    """How much of the model the attack sees: all of it, its outputs, or only another model."""
 
 
 @dataclass(frozen=True)
@@ -42,72 +36,69 @@ class Outcome:
     """Per row (B,) bool: still classified correctly."""
     images: Mapping[str, Tensor] = field(default_factory=dict)
     """Adversarial images (B, C, H, W) of general interest, by kind: `fgsm`, `pgd`."""
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Other findings (B,), 0 or 1 where the sample was asked and NaN where it was not; a fact's value is their mean."""
+
+
+class Standing:
+    """Who is still right in a batch, after the checks so far."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._everyone = torch.ones_like(batch.y, dtype=torch.bool)
+        self._rows: dict[str, tuple[Threat, Tensor]] = {}
+
+    def add(self, rows: Sequence[Row], bits: Mapping[str, Tensor]) -> None:
+        """Take in what a check found."""
+        self._rows |= {row.name: (row.threat, bits[row.name]) for row in rows}
+
+    def under(self, threat: Threat) -> Tensor:
+        """(B,) bool: right on the image itself and after every attack so far of this norm inside this radius."""
+        inside = [bits for other, bits in self._rows.values() if other.eps == 0 or _within(other, threat)]
+        return torch.stack([self._everyone, *inside]).all(0)
+
+    def after(self, names: Sequence[str]) -> Tensor:
+        """(B,) bool: right on the image itself and after the rows `names`."""
+        clean = [bits for threat, bits in self._rows.values() if threat.eps == 0]
+        return torch.stack([self._everyone, *clean, *(self._rows[name][1] for name in names)]).all(0)
+
+
+def _within(inner: Threat, outer: Threat) -> bool:
+    return inner.norm == outer.norm and inner.scale == outer.scale and inner.eps <= outer.eps
 
 
 class Check(Protocol):
     """One or more rows of a protocol from one piece of work."""
 
     def rows(self) -> Sequence[Row]:
-        """What `__call__` returns bits for."""
+        """What `__call__` returns bits for; none for a check that finds facts alone."""
         ...
 
-    def __call__(self, victim: Victim, batch: Batch) -> Outcome:
-        """Attack one batch. A batch of fixed size is the unit of resume and of sharding."""
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
+        """Attack one batch. A batch of fixed size is the unit of sharding, a check of a batch that of resume."""
         ...
 
 
-class Metered:
-    """A classifier that counts the images that pass through it, forwards and backwards."""
+@dataclass(frozen=True)
+class Scope:
+    """What a protocol may ask of the model at hand."""
 
-    def __init__(self, model: Classifier) -> None:
-        self.model, self.forwards, self.backwards = model, 0, 0
+    classes: int
+    pixels: int
+    """C x H x W."""
+    experts: int = 0
+    """Experts behind its routing; 0 for a model without."""
+    surrogates: tuple[str, ...] = ()
+    """Names of the other models that attacks may be transferred from."""
+    deviations: tuple[float, ...] = ()
+    """Standard deviation of each channel, for attacks in the standardised space."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The model's logits."""
-        self.forwards += len(x)
-        self.backwards += len(x) if torch.is_grad_enabled() and x.requires_grad else 0
-        return self.model(x)
 
+@dataclass(frozen=True)
+class Findings:
+    """A whole evaluation, for the alarms: numpy arrays over all samples."""
 
-class Victim:
-    """A model under attack: the original that judges, the fast copy that is ascended, and the bill."""
-
-    def __init__(self, model: nn.Module, precision: torch.dtype, seed: int) -> None:
-        """The model is put into eval mode; `precision` is that of the copy."""
-        self.original = Metered(model.eval())
-        self.copy = Metered(AttackCopy(model, precision))
-        self.seed = seed
-        self.bills: dict[str, tuple[float, int, int]] = {}
-        self._last = (time.perf_counter(), 0, 0)
-
-    def noise(self, batch: Batch) -> Noise:
-        """The attack noise of these samples, the same in any batch."""
-        return Noise(derive(self.seed, "attack"), batch.index)
-
-    @torch.no_grad()
-    def verdict(self, adversarial: Tensor, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """(B,) bool: does the original still name class y, after the image was put back into the ball around x and the box?
-
-        Raises `Refused` if an image or a logit is not a number.
-        """
-        allowed = project(adversarial, x, threat)
-        logits = self.original(allowed)
-        if not (allowed.isfinite().all() and logits.isfinite().all()):
-            raise Refused("the model returned NaN or infinite logits under attack; nothing about its robustness can be said")
-        return logits.argmax(1) == y
-
-    def bill(self, row: str) -> None:
-        """Book everything since the last call on a row: seconds, forward and backward passes of images."""
-        now = (
-            time.perf_counter(),
-            self.original.forwards + self.copy.forwards,
-            self.original.backwards + self.copy.backwards,
-        )
-        if row:
-            old = self.bills.get(row, (0.0, 0, 0))
-            self.bills[row] = (
-                old[0] + now[0] - self._last[0],
-                old[1] + now[1] - self._last[1],
-                old[2] + now[2] - self._last[2],
-            )
-        self._last = now
+    bits: Mapping[str, Any]
+    """Row -> (N,) bool."""
+    facts: Mapping[str, Any]
+    """Fact -> (N,) float, NaN where a sample was not asked."""
+    classes: int

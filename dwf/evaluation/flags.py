@@ -9,12 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwf.core.result import FlagEntry, RoutingEntry
-from dwf.evaluation.statistics import Bits, exceeds
+from dwf.evaluation.statistics import Bits, exceeds, wilson
 
 Weights = NDArray[np.float32]
 """(N, K) the gate's weights, rows sum to 1."""
+Fact = NDArray[np.float64]
+"""(N,) 0 or 1, NaN where a sample was not asked."""
 
 POINT = 0.01
+
+
+class Alarms:
+    """What was raised, and how many tests at 5 % were asked: their number bounds the chance of a false alarm on a sound model."""
+
+    def __init__(self) -> None:
+        self.raised: list[FlagEntry] = []
+        self.tests = 0
+
+    def test(self, entry: FlagEntry | None) -> None:
+        """Take in the answer of a statistical test."""
+        self.tests += 1
+        self.note(entry)
+
+    def note(self, entry: FlagEntry | None) -> None:
+        """Take in the answer of a measurement that chance plays no part in. Of one alarm, the first raised stays."""
+        if entry is not None and entry.code not in {other.code for other in self.raised}:
+            self.raised.append(entry)
 
 
 def difference(a: Bits, b: Bits) -> float:
@@ -48,18 +68,87 @@ def fgsm_overfit(fgsm: Bits, pgd: Bits) -> FlagEntry | None:
     )
 
 
-def no_convergence(short: Bits, long: Bits, once: Bits, restarted: Bits, names: tuple[str, str, str, str]) -> FlagEntry | None:
+def no_convergence(before: Bits, after: Bits, names: tuple[str, str]) -> FlagEntry | None:
     """Twice the steps, or more restarts, still cost accuracy: the attack had not finished."""
-    for (before, after), (a, b) in (((names[0], names[1]), (short, long)), ((names[2], names[3]), (once, restarted))):
-        if exceeds(a, b, POINT):
-            return FlagEntry(
-                code="no_convergence",
-                class_="trust",
-                value=difference(a, b),
-                cause=f"Accuracy still falls from {before} to {after}: the attack has not converged.",
-                remedy="Raise the steps and restarts until the accuracy stands still.",
-            )
-    return None
+    if not exceeds(before, after, POINT):
+        return None
+    return FlagEntry(
+        code="no_convergence",
+        class_="trust",
+        value=difference(before, after),
+        cause=f"Accuracy still falls from {names[0]} to {names[1]}: the attack has not converged.",
+        remedy="Raise the steps and restarts until the accuracy stands still.",
+    )
+
+
+def nonmonotone(smaller: Bits, larger: Bits, names: tuple[str, str]) -> FlagEntry | None:
+    """A larger ball holds the smaller one, so an attack that finds what is there cannot do worse in it."""
+    if not exceeds(larger, smaller, POINT):
+        return None
+    return FlagEntry(
+        code="nonmonotone",
+        class_="trust",
+        value=difference(larger, smaller),
+        cause=f"PGD leaves more correct at {names[1]} than at {names[0]}, whose ball lies inside: the gradient misleads it.",
+        remedy="Believe the worst case over all radii inside, and attack without the gradient or through a smoothed copy.",
+    )
+
+
+def large_eps_survives(bits: Bits, classes: int, radius: str) -> FlagEntry | None:
+    """In half of the pixel range every image can become grey: who is still right was never attacked."""
+    chance = 1 / classes
+    low, _ = wilson(int(bits.sum()), len(bits))
+    if bits.mean() <= chance + 5 * POINT or low <= chance:
+        return None
+    return FlagEntry(
+        code="large_eps_survives",
+        class_="trust",
+        value=float(bits.mean()),
+        cause=f"At {radius}, where any image can be wiped out, still right are {bits.mean():.1%} (chance: {chance:.1%}).",
+        remedy="The attack does not reach the model: look for saturated outputs, detached features and rounding of the input.",
+    )
+
+
+def zero_gradient(asked: Fact) -> FlagEntry | None:
+    """`asked`: per correct sample, is its input gradient exactly zero?"""
+    share = float(np.nanmean(asked)) if np.isfinite(asked).any() else 0.0
+    if share <= POINT:
+        return None
+    return FlagEntry(
+        code="zero_gradient",
+        class_="trust",
+        value=share,
+        cause=f"{share:.1%} of the correct images have an input gradient of exactly zero: first-order attacks stand still there.",
+        remedy="Look for rounding, detached tensors and saturated outputs; believe Square, transfer and margin losses instead.",
+    )
+
+
+def blackbox_beats_whitebox(name: str, blind: Bits, restarted: Bits, survivors: Bits) -> FlagEntry | None:
+    """Of the survivors of the white-box attacks, an attack that sees less breaks more than as many further restarts."""
+    if not survivors.any() or not exceeds(restarted[survivors], blind[survivors], POINT):
+        return None
+    share = difference(restarted[survivors], blind[survivors])
+    return FlagEntry(
+        code="blackbox_beats_whitebox",
+        class_="trust",
+        value=share,
+        cause=f"'{name}' breaks {share:.1%} more of the white-box attacks' survivors than further restarts of the same price.",
+        remedy="The gradients are masked: count the worst case over all attacks, and attack through a differentiable substitute.",
+    )
+
+
+def softened_transfer(name: str, softened: Bits, restarted: Bits, survivors: Bits) -> FlagEntry | None:
+    """The same for images made on the model's own softened copy."""
+    if not survivors.any() or not exceeds(restarted[survivors], softened[survivors], POINT):
+        return None
+    share = difference(restarted[survivors], softened[survivors])
+    return FlagEntry(
+        code="softened_transfer",
+        class_="trust",
+        value=share,
+        cause=f"Images made on a softened copy ('{name}') break {share:.1%} more of the survivors than further restarts do.",
+        remedy="Gate or experts are saturated and hide their gradients: quote the worst case over the softened copies.",
+    )
 
 
 def randomized(largest: float) -> FlagEntry | None:
@@ -109,6 +198,21 @@ def no_specialisation(weights: Weights) -> FlagEntry | None:
         value=spread,
         cause=f"Weights differ from their mean by {spread:.3f} (total variation): the gate routes nothing, it is a fixed average.",
         remedy="Compare with a uniform gate, or train the gate on a signal that tells the regimes apart.",
+    )
+
+
+def dead_weight(clean: tuple[Bits, Fact], robust: tuple[Bits, Fact], name: str) -> FlagEntry | None:
+    """(the mixture, its best expert alone): is the expert within the mixture's interval on both, under the same attacks?"""
+    lows = [wilson(int(mixture.sum()), len(mixture))[0] for mixture, _ in (clean, robust)]
+    alone = [float(expert.mean()) for _, expert in (clean, robust)]
+    if alone[0] < lows[0] or alone[1] < lows[1]:
+        return None
+    return FlagEntry(
+        code="dead_weight",
+        class_="worth",
+        value=alone[1] - float(robust[0].mean()),
+        cause=f"'{name}' alone has SA {alone[0]:.1%} and RA {alone[1]:.1%}, within the mixture's intervals or above.",
+        remedy="Ship that expert by itself, or train the others on something that it cannot do.",
     )
 
 

@@ -1,4 +1,4 @@
-"""An evaluation in progress: one file a batch, so that an interrupted one goes on where it stood, on one rank or many."""
+"""An evaluation in progress: one file for each check of each batch, so that an interrupted one can go on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Parts:
-    """The finished batches of one evaluation, beside its final file."""
+    """The finished checks of one evaluation, beside its final file."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, keep: bool) -> None:
         """Parts of another identity (settings, weights, images) or unwanted ones are dropped; call it on rank 0 first."""
@@ -28,24 +28,24 @@ class Parts:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(record, identity)
 
-    def done(self, number: int) -> bool:
-        """Is this batch's file there?"""
-        return self._file(number).exists()
+    def done(self, batch: int, check: int) -> bool:
+        """Is this check's file there?"""
+        return self._file(batch, check).exists()
 
-    def write(self, number: int, arrays: Arrays) -> None:
-        """Keep what a batch gave."""
-        write_arrays(self._file(number), arrays)
+    def write(self, batch: int, check: int, arrays: Arrays) -> None:
+        """Keep what a check found."""
+        write_arrays(self._file(batch, check), arrays)
 
-    def read(self, number: int) -> Arrays:
-        """What a batch gave."""
-        return read_arrays(self._file(number))
+    def read(self, batch: int, check: int) -> Arrays:
+        """What a check found."""
+        return read_arrays(self._file(batch, check))
 
     def drop(self) -> None:
         """All is in the final files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _file(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.npz"
+    def _file(self, batch: int, check: int) -> Path:
+        return self._folder / f"{batch:06d}-{check:03d}.npz"
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

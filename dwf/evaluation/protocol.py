@@ -1,6 +1,7 @@
 """Runs a protocol over a data set, batch by batch, and writes its result: JSON, per-sample bits, a few images.
 
-Resumes after any interruption, and shards whole batches over the ranks of a torchrun launch: neither changes a bit of the result.
+Resumes after any interruption at the check of the batch that it stopped in, and shards whole batches over the ranks of a torchrun
+launch: neither changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from dwf.core.errors import Refused
 from dwf.core.files import write_json
 from dwf.core.result import Environment, Result, from_json, to_json
 from dwf.core.types import Batch, Routed
-from dwf.evaluation.check import Check, Victim
+from dwf.evaluation.check import Check, Outcome, Scope, Standing
 from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
-from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, tabulate
+from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, shelf, tabulate
+from dwf.evaluation.victim import Victim
 
 EXAMPLES = 12
 """Images kept with their adversarial versions, for the report."""
 
 
 Watch = Callable[[int, int, Mapping[str, float]], None]
-"""Told after each batch: batches done, batches in all, accuracy so far by row."""
+"""Told after each check of each batch: checks done, checks in all, accuracy so far by row."""
 
 
 def file_name(protocol: AnyProtocol) -> str:
@@ -49,6 +51,7 @@ def evaluate(
     subject: Subject,
     folder: Path,
     *,
+    surrogates: Mapping[str, nn.Module] | None = None,
     precision: torch.dtype,
     seed: int = 0,
     resume: bool = False,
@@ -56,7 +59,8 @@ def evaluate(
 ) -> Result:
     """Attack `model` (eval mode, fp32 weights) on `batches` and write `folder`/<protocol>[-<tag>].json.
 
-    Raises `Refused` if that file is there already (with `resume`, a finished one with the same settings is read back instead).
+    `surrogates`: other models by name, for attacks that are transferred from them. Raises `Refused` for a model that the protocol
+    cannot attack, and if that file is there already (with `resume`, a finished one with the same settings is read back instead).
     """
     final = folder / f"{file_name(protocol)}.json"
     identity = {
@@ -64,6 +68,7 @@ def evaluate(
         "model": subject.model.model_dump(mode="json"),
         "dataset": subject.dataset.model_dump(mode="json"),
         "weights": fingerprint(model),
+        "surrogates": {name: fingerprint(other) for name, other in (surrogates or {}).items()},
         "precision": str(precision).removeprefix("torch."),
         "seed": seed,
         "batch": len(batches[0].y),
@@ -76,15 +81,14 @@ def evaluate(
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
     parts = Parts(hidden, identity, keep=True)
-    victim, checks = Victim(model, precision, seed), protocol.checks()
-    tally = _Tally(watch, len(batches))
+    victim = Victim(model, precision, seed, surrogates)
+    checks = protocol.checks(_scope(model, batches[0], subject, surrogates))
+    tally = _Tally(watch, len(batches), len(checks))
     for number, batch in enumerate(batches):
-        if number % ranks.world() == ranks.rank() and not parts.done(number):
-            parts.write(number, _attack(victim, checks, batch, keep_images=number == 0))
-        if parts.done(number):
-            tally.add(parts.read(number))
+        mine = number % ranks.world() == ranks.rank()
+        _attack(victim, checks, batch, number, parts=parts, tally=tally) if mine else tally.skip()
     ranks.barrier()
-    merged = _merged([parts.read(number) for number in range(len(batches))])
+    merged = _merged([_joined(parts, number, len(checks)) for number in range(len(batches))])
     ranks.barrier()  # everybody has read: rank 0 may drop the parts
     rows = [row for check in checks for row in check.rows()]
     environment = Environment(
@@ -99,9 +103,8 @@ def evaluate(
     )
     result = tabulate(protocol, rows, merged, subject, environment)
     if ranks.rank() == 0:
-        kept = {name: array for name, array in merged.items() if name.startswith("bits/") or name == "index"}
-        bits = {name.removeprefix("bits/"): array for name, array in kept.items()}
-        write_arrays(final.with_suffix(".npz"), {**bits, "identity": np.array(json.dumps(identity))})
+        kept = {**shelf(merged, "bits"), "index": merged["index"], "identity": np.array(json.dumps(identity))}
+        write_arrays(final.with_suffix(".npz"), kept)
         write_arrays(final.with_suffix(".images.npz"), examples(merged, protocol.threat.eps))
         write_json(final, to_json(result))
         parts.drop()
@@ -118,35 +121,74 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, *, keep_images: bool) -> Arrays:
-    """Everything that one batch gives, as arrays."""
-    victim.bills.clear()
+def _scope(model: nn.Module, batch: Batch, subject: Subject, surrogates: Mapping[str, nn.Module] | None) -> Scope:
+    """What there is to attack, by asking the model about one image."""
+    experts = 0
+    if isinstance(model, Routed):
+        with torch.no_grad():
+            experts = model.route(batch.x[:1]).weights.shape[1]
+    return Scope(
+        classes=len(subject.classes),
+        pixels=batch.x[0].numel(),
+        experts=experts,
+        surrogates=tuple(surrogates or ()),
+        deviations=subject.deviations,
+    )
+
+
+def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, *, parts: Parts, tally: _Tally) -> None:
+    """Every check of one batch, each kept in a file of its own as soon as it is done."""
+    standing = Standing(batch)
     victim.bill("")
-    bits: dict[str, Tensor] = {}
-    kinds: dict[str, Tensor] = {"clean": batch.x}
-    for check in checks:
-        outcome = check(victim, batch)
-        bits |= outcome.bits
-        kinds |= outcome.images
-    arrays: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in bits.items()}
-    arrays |= {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
-    arrays |= {"index": batch.index.cpu().numpy(), "label": batch.y.cpu().numpy()}
-    model = victim.original.model
-    with torch.no_grad():
-        arrays["repeat"] = np.array([float((model(batch.x) - model(batch.x)).abs().max())])
-        for kind, x in kinds.items():
-            if isinstance(model, Routed):
-                arrays[f"weights/{kind}"] = model.route(x).weights.float().cpu().numpy()
-            if keep_images:
-                arrays[f"image/{kind}"] = x[:EXAMPLES].contiguous().cpu().numpy()
-                arrays[f"prediction/{kind}"] = model(x[:EXAMPLES]).argmax(1).cpu().numpy()
+    for turn, check in enumerate(checks):
+        if not parts.done(number, turn):
+            victim.bills.clear()
+            outcome = check(victim, batch, standing)
+            images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
+            arrays = _arrays(victim, outcome, batch) | _pictures(victim.module, images, keep=number == 0)
+            parts.write(number, turn, arrays | (_labels(victim.module, batch) if turn == 0 else {}))
+            victim.bill("")
+        found = parts.read(number, turn)
+        standing.add(check.rows(), {name: torch.from_numpy(bits).to(batch.y.device) for name, bits in shelf(found, "bits").items()})
+        tally.add(found, len(batch.y))
+
+
+def _arrays(victim: Victim, outcome: Outcome, batch: Batch) -> Arrays:
+    bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
+    facts: Arrays = {f"facts/{name}": value.double().cpu().numpy() for name, value in outcome.facts.items()}
+    bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
+    return bits | facts | bills
+
+
+@torch.no_grad()
+def _labels(model: nn.Module, batch: Batch) -> Arrays:
+    """Which samples these are, and how far two passes over them differ."""
+    repeat = float((model(batch.x) - model(batch.x)).abs().max())
+    return {"index": batch.index.cpu().numpy(), "label": batch.y.cpu().numpy(), "repeat": np.array([repeat])}
+
+
+@torch.no_grad()
+def _pictures(model: nn.Module, images: Mapping[str, Tensor], *, keep: bool) -> Arrays:
+    """The gate's weights on each kind of images, and the first images themselves with their predictions."""
+    arrays: Arrays = {}
+    for kind, x in images.items():
+        if isinstance(model, Routed):
+            arrays[f"weights/{kind}"] = model.route(x).weights.float().cpu().numpy()
+        if keep:
+            arrays[f"image/{kind}"] = x[:EXAMPLES].contiguous().cpu().numpy()
+            arrays[f"prediction/{kind}"] = model(x[:EXAMPLES]).argmax(1).cpu().numpy()
     return arrays
 
 
-def _merged(parts: Sequence[Arrays]) -> Arrays:
+def _joined(parts: Parts, number: int, checks: int) -> Arrays:
+    """All checks of one batch."""
+    return {name: array for turn in range(checks) for name, array in parts.read(number, turn).items()}
+
+
+def _merged(batches: Sequence[Arrays]) -> Arrays:
     """All batches in order; bills are added up."""
-    names = sorted({name for part in parts for name in part})
-    joined = {name: np.concatenate([part[name] for part in parts if name in part]) for name in names}
+    names = sorted({name for batch in batches for name in batch})
+    joined = {name: np.concatenate([batch[name] for batch in batches if name in batch]) for name in names}
     return {name: array.sum(0) if name.startswith("bill/") else array for name, array in joined.items()}
 
 
@@ -170,18 +212,20 @@ def _short(value: Any) -> str:
 class _Tally:
     """Accuracy so far, for whoever watches."""
 
-    def __init__(self, watch: Watch | None, total: int) -> None:
-        self._watch, self._total, self._done = watch, total, 0
+    def __init__(self, watch: Watch | None, batches: int, checks: int) -> None:
+        self._watch, self._total, self._checks, self._done = watch, batches * checks, checks, 0
         self._right: dict[str, int] = {}
-        self._count = 0
+        self._count: dict[str, int] = {}
 
-    def add(self, part: Arrays) -> None:
-        """Count one batch in."""
+    def skip(self) -> None:
+        """A batch that another rank attacks."""
+        self._done += self._checks
+
+    def add(self, found: Arrays, count: int) -> None:
+        """Count one check of one batch in."""
         self._done += 1
-        self._count += len(part["index"])
-        for name, bits in part.items():
-            if name.startswith("bits/"):
-                row = name.removeprefix("bits/")
-                self._right[row] = self._right.get(row, 0) + int(bits.sum())
+        for row, bits in shelf(found, "bits").items():
+            self._right[row] = self._right.get(row, 0) + int(bits.sum())
+            self._count[row] = self._count.get(row, 0) + count
         if self._watch is not None:
-            self._watch(self._done, self._total, {row: right / self._count for row, right in self._right.items()})
+            self._watch(self._done, self._total, {row: right / self._count[row] for row, right in self._right.items()})

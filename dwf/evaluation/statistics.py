@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from dwf.core.result import Interval, Score, WorstCase
+from dwf.core.result import Interval, Score, Share, WorstCase
 from dwf.evaluation.check import Row
 
 Bits = NDArray[np.bool_]
@@ -18,6 +18,14 @@ Bits = NDArray[np.bool_]
 def score(bits: Bits) -> Score:
     """Accuracy with its 95 % Wilson interval."""
     return Score(accuracy=float(bits.mean()), ci95=wilson(int(bits.sum()), len(bits)), n=len(bits))
+
+
+def share(asked: NDArray[np.float64]) -> Share | None:
+    """The mean of a fact (N,) of 0 and 1, over those that were asked (not NaN); None if nobody was."""
+    known = asked[np.isfinite(asked)]
+    if len(known) == 0:
+        return None
+    return Share(value=float(known.mean()), ci95=wilson(int(known.sum()), len(known)), n=len(known))
 
 
 def wilson(hits: int, n: int) -> Interval:

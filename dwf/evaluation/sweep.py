@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwf.attacks.engine import ascend, checked, input_gradient, project
+from dwf.attacks.engine import ascend, checked, input_gradient, project, steepest
 from dwf.attacks.losses import cross_entropy, margin
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch, Threat
-from dwf.evaluation.check import Outcome, Row, Victim
+from dwf.evaluation.check import Outcome, Row, Standing
+from dwf.evaluation.victim import Victim
 
 _ITERATES: tuple[tuple[str, Literal["last", "worst"]], ...] = (("", "last"), ("-worst", "worst"))
 """Suffix of a row's name, and which of its iterates counts."""
@@ -32,7 +33,7 @@ class Clean:
         """One row, with an empty ball."""
         return [Row("clean", Threat(eps=0), 0, 0, 0.0)]
 
-    def __call__(self, victim: Victim, batch: Batch) -> Outcome:
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """The original's verdict on the images themselves."""
         checked(batch.x, batch.y, Threat())
         bits = victim.verdict(batch.x, batch.x, batch.y, Threat(eps=0))
@@ -44,19 +45,19 @@ class Clean:
 class FgsmSweep:
     """FGSM at every radius from the one gradient at the image."""
 
-    radii: tuple[tuple[str, float], ...]
-    """(row name, eps) pairs; the last one's images are the examples."""
+    radii: tuple[tuple[str, Threat], ...]
+    """(row name, Linf threat) pairs; the last one's images are the examples."""
 
     def rows(self) -> Sequence[Row]:
         """One row a radius."""
-        return [Row(name, Threat(eps=eps), 1, 1, eps, settings={"start": "image"}) for name, eps in self.radii]
+        return [Row(name, threat, 1, 1, threat.eps, settings={"start": "image"}) for name, threat in self.radii]
 
-    def __call__(self, victim: Victim, batch: Batch) -> Outcome:
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """x + eps sign(gradient), for every eps."""
-        way = input_gradient(cross_entropy(victim.copy, batch.y), batch.x).sign()
+        gradient = input_gradient(cross_entropy(victim.copy, batch.y), batch.x)
         bits, moved = {}, batch.x
         for row in self.rows():
-            moved = project(batch.x + row.threat.eps * way, batch.x, row.threat)
+            moved = project(batch.x + row.threat.eps * steepest(row.threat)(gradient), batch.x, row.threat)
             bits[row.name] = victim.verdict(moved, batch.x, batch.y, row.threat)
             victim.bill(row.name)
         return Outcome(bits, {"fgsm": moved})
@@ -104,7 +105,7 @@ class PgdSweep:
     def _adaptive(self) -> str:
         return f"pgd-{self.final}-eot{self.draws}"
 
-    def __call__(self, victim: Victim, batch: Batch) -> Outcome:
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """One long ascent, read at the snapshots; then restarts on whom the last iterate left standing."""
         noise = victim.noise(batch)
         path = _Path(self, victim, batch, noise=noise)

@@ -5,17 +5,16 @@ PGD's radius is not stated in the paper. Default 8/255; eps = 0.02 is the value 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dwf.core.result import FlagEntry
 from dwf.core.settings import Length, PixelFraction, Settings
 from dwf.core.types import Threat
 from dwf.evaluation import flags
-from dwf.evaluation.check import Check
-from dwf.evaluation.statistics import Bits
+from dwf.evaluation.check import Check, Findings, Scope
+from dwf.evaluation.flags import Alarms
 from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep, ascending
 
 
@@ -45,6 +44,9 @@ class Table3(Settings):
     restarts: int = Field(default=3, ge=1)
     eot: int = Field(default=1, ge=1)
     """Gradients averaged a step in row A. The paper's 1 equals plain PGD on a deterministic model."""
+    space: Literal["pixel", "normalized"] = "pixel"
+    """"normalized": all radii and steps are lengths in the standardised space, as the paper's may have been (METHODS 6.7); eps then
+    means eps times each channel's standard deviation in pixels, inside the same pixel box."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Table3:
@@ -57,29 +59,25 @@ class Table3(Settings):
         """The headline."""
         return Threat(eps=self.eps)
 
-    def checks(self) -> Sequence[Check]:
+    def checks(self, scope: Scope) -> Sequence[Check]:
         """Three pieces of work for all rows."""
-        radii = tuple((f"fgsm-{eps:g}", eps) for eps in self.fgsm_eps)
+        scale = scope.deviations if self.space == "normalized" else None
+        radii = [(f"fgsm-{eps:g}", eps) for eps in self.fgsm_eps] + [("fgsm", self.eps)]
         step = min(2 / 255, self.eps / 4) if self.step is None else self.step
         return [
             Clean(),
-            FgsmSweep((*radii, ("fgsm", self.eps))),
-            PgdSweep(self.threat, step, self.steps, self.final, self.restarts, self.eot),
+            FgsmSweep(tuple((name, Threat(eps=eps, scale=scale)) for name, eps in radii)),
+            PgdSweep(Threat(eps=self.eps, scale=scale), step, self.steps, self.final, self.restarts, self.eot),
         ]
 
-    def flags(self, bits: Mapping[str, Bits]) -> list[FlagEntry]:
-        """The alarms that these rows can raise."""
-        short, once = f"pgd-{self.steps[-1]}", f"pgd-{self.final}-eot1" if self.eot == 1 else f"pgd-{self.final}"
-        restarted = f"pgd-{self.final}x{self.restarts}"
-        found = [
-            flags.fgsm_beats_pgd(bits["fgsm"], bits[short]),
-            flags.fgsm_overfit(bits["fgsm"], bits[short]),
-            flags.no_convergence(
-                bits[short],
-                bits[once],
-                bits[once],
-                bits[restarted],
-                (f"{self.steps[-1]}", f"{self.final} steps", "1", f"{self.restarts} restarts"),
-            ),
-        ]
-        return [flag for flag in found if flag]
+    def alarms(self, findings: Findings) -> Alarms:
+        """Those that these rows can raise."""
+        bits, short = findings.bits, f"pgd-{self.steps[-1]}"
+        once = f"pgd-{self.final}-eot1" if self.eot == 1 else f"pgd-{self.final}"
+        alarms = Alarms()
+        alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
+        alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
+        alarms.test(flags.no_convergence(bits[short], bits[once], (f"{self.steps[-1]}", f"{self.final} steps")))
+        restarted = bits[f"pgd-{self.final}x{self.restarts}"]
+        alarms.test(flags.no_convergence(bits[once], restarted, ("1", f"{self.restarts} restarts")))
+        return alarms

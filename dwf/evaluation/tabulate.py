@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from dwf.core.result import AttackEntry, ClassEntry, DatasetEntry, Environment, FlagEntry, ModelEntry, ProtocolEntry, Result
+from dwf.core.result import AttackEntry, ClassEntry, DatasetEntry, Environment, ModelEntry, ProtocolEntry, Result
 from dwf.core.types import Threat
 from dwf.evaluation import flags
-from dwf.evaluation.check import Check, Row
+from dwf.evaluation.check import Check, Findings, Row, Scope
+from dwf.evaluation.flags import Alarms
 from dwf.evaluation.parts import Arrays
-from dwf.evaluation.statistics import Bits, score, worst_cases
+from dwf.evaluation.statistics import Bits, score, share, worst_cases
 
 
 class AnyProtocol(Protocol):
@@ -29,12 +30,12 @@ class AnyProtocol(Protocol):
         """The headline."""
         ...
 
-    def checks(self) -> Sequence[Check]:
-        """What to do with each batch."""
+    def checks(self, scope: Scope) -> Sequence[Check]:
+        """What to do with each batch; raises `Refused` where the model has not what it takes."""
         ...
 
-    def flags(self, bits: Mapping[str, Bits]) -> list[FlagEntry]:
-        """Alarms that its rows raise."""
+    def alarms(self, findings: Findings) -> Alarms:
+        """Alarms that its rows and facts raise."""
         ...
 
     def deviations(self) -> dict[str, Any]:
@@ -57,6 +58,8 @@ class Subject:
     device: str
     versions: tuple[str, str]
     """Of dwf and of torch."""
+    deviations: tuple[float, ...] = ()
+    """Standard deviation of each channel, as the model divides by it."""
 
 
 def tabulate(
@@ -67,12 +70,15 @@ def tabulate(
     environment: Environment,
 ) -> Result:
     """The result file's content, from the merged arrays of all batches."""
-    bits = {name.removeprefix("bits/"): array for name, array in merged.items() if name.startswith("bits/")}
-    weights = {name.removeprefix("weights/"): array for name, array in merged.items() if name.startswith("weights/")}
+    bits, facts, weights = (shelf(merged, kind) for kind in ("bits", "facts", "weights"))
     cases = worst_cases(rows, bits, (protocol.threat.norm, protocol.threat.eps))
     every = np.concatenate(list(weights.values())) if weights else None
-    worth = [flags.gate_collapse(every), flags.no_specialisation(every)] if every is not None else []
-    found = [*protocol.flags(bits), *(flag for flag in [flags.randomized(float(merged["repeat"].max())), *worth] if flag)]
+    alarms = protocol.alarms(Findings(bits, facts, len(subject.classes)))
+    alarms.note(flags.randomized(float(merged["repeat"].max())))
+    if every is not None:
+        alarms.note(flags.gate_collapse(every))
+        alarms.note(flags.no_specialisation(every))
+    shares = {name: share(asked) for name, asked in facts.items()}
     labels, clean, headline = merged["label"], bits["clean"], cases[0][1]
     return Result(
         run=subject.run,
@@ -82,7 +88,9 @@ def tabulate(
         clean=score(clean),
         attacks=tuple(_entry(row, bits[row.name], merged, environment.precision) for row in rows if row.threat.eps > 0),
         worst_case=tuple(case for case, _ in cases),
-        flags=tuple(found),
+        flags=tuple(alarms.raised),
+        flag_tests=alarms.tests,
+        facts={name: value for name, value in shares.items() if value is not None},
         routing={kind: flags.routing_entry(w) for kind, w in weights.items()} or None,
         per_class=tuple(
             ClassEntry(class_=name, clean=float(clean[labels == c].mean()), worst_case=float(headline[labels == c].mean()))
@@ -93,19 +101,24 @@ def tabulate(
     )
 
 
+def shelf(merged: Arrays, kind: str) -> Arrays:
+    """The arrays of one kind, by their own names."""
+    return {name.removeprefix(f"{kind}/"): array for name, array in merged.items() if name.startswith(f"{kind}/")}
+
+
 def _entry(row: Row, bits: Bits, merged: Arrays, precision: str) -> AttackEntry:
     """A row of the table. What a row shares with an earlier one is billed there: such a row adds nothing."""
     seconds, forwards, backwards = merged.get(f"bill/{row.name}", np.zeros(3))
     total = score(bits)
     return AttackEntry(
         name=row.name,
-        kind="white",
+        kind=row.kind,
         norm=row.threat.norm,
         eps=row.threat.eps,
         steps=row.steps,
         restarts=row.restarts,
         step_size=row.step_size,
-        space="pixel",
+        space="pixel" if row.threat.scale is None else "normalized",
         iterate=row.iterate,
         settings=dict(row.settings),
         accuracy=total.accuracy,

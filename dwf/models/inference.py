@@ -7,28 +7,43 @@ may be rounded; the verdict is always the original's, in fp32.
 from __future__ import annotations
 
 import copy
+import warnings
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dwf.core.types import Routed
+from dwf.models.foreign import Foreign
 from dwf.models.layers import ConvNorm
+
+AGREEMENT = 0.95
+"""Share of the probe images of which a copy of a foreign module must name the original's class."""
 
 
 class AttackCopy(nn.Module):
     """A copy of `model` in eval mode for attacks: (B, C, H, W) float32 in [0, 1] -> logits (B, classes) float32.
 
     The model may go on training: `refresh` takes over its present weights and statistics. A mixture's `route` and `surrogate`
-    are those of `inner`.
+    are those of `inner`. A `Foreign` model gets a `faithful` copy, for evaluation: it is not refreshed.
     """
 
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
         """`batch_statistics`: normalise by the attacked batch, as in training mode, instead of the running statistics."""
         super().__init__()
+        self._folds: list[tuple[ConvNorm, nn.Conv2d]] = []
+        self._plain: list[tuple[Tensor, Tensor]] = []
+        self.inner: nn.Module
+        if isinstance(model, Foreign):
+            assert not batch_statistics, "foreign modules are evaluated, not trained"
+            self.inner = faithful(model, precision)
+            self.eval()
+            return
         self._source = [model]  # in a list: the original is not a sub-module of its copy
         self.inner = copy.deepcopy(model).requires_grad_(False)
-        self._folds: list[tuple[ConvNorm, nn.Conv2d]] = []
         if batch_statistics:
             for module in self.inner.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -76,6 +91,76 @@ class AttackCopy(nn.Module):
         ours = dict(self.inner.named_parameters()) | dict(self.inner.named_buffers())
         theirs = dict(model.named_parameters()) | dict(model.named_buffers())
         return [(theirs[name], tensor) for name, tensor in ours.items() if name in theirs]
+
+
+def faithful(model: Foreign, precision: torch.dtype) -> Foreign:
+    """The fastest copy of a module from elsewhere that still answers like it on its probe images.
+
+    Batch-norm is folded where that changes nothing, convolutions and matrix products run in `precision` by autocast, and images
+    lie channels_last; what raises, is not finite or names another class on more than 5 % of the images goes back to the ordinary
+    memory layout, and then to fp32. The copy's `precision` says what it came to.
+    """
+    if model.probabilities:
+        precision = torch.float32  # in bf16 a probability above 0.998 is 1, and the gradient of its logarithm 0
+    with torch.no_grad():
+        expected = model(model.probe)
+    fast = _folded(model, expected)
+    for dtype in dict.fromkeys((precision, torch.float32)):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            fast.precision, fast.layout = dtype, layout
+            fast.to(memory_format=layout)
+            if _agrees(fast, expected):
+                return fast
+    return fast
+
+
+def _agrees(fast: Foreign, expected: Tensor) -> bool:
+    """Does the copy run forwards and backwards, stay finite, and name the classes of the logits `expected`?"""
+    x = fast.probe.clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            logits = fast(x)
+            (gradient,) = torch.autograd.grad(logits.sum(), x)
+    except Exception:  # noqa: BLE001  strangers raise what they like at a precision or a layout that they do not know
+        return False
+    same = (logits.argmax(1) == expected.argmax(1)).float().mean()
+    return bool(logits.isfinite().all() and gradient.isfinite().all() and same >= AGREEMENT)
+
+
+def _folded(model: Foreign, expected: Tensor) -> Foreign:
+    """A copy with batch-norm folded where tracing succeeds and the logits stay `expected` but for rounding; else a plain copy."""
+    plain = copy.deepcopy(model)
+    if isinstance(model, Routed):  # the comparison below would not see what `route` makes of the parts
+        return plain
+    fused = copy.deepcopy(plain)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the tracer's, about things that the comparison below would find
+            fold_batch_norms(fused.module)
+            off = (fused(fused.probe) - expected).abs().max()
+    except Exception:  # noqa: BLE001  a forward that looks at its tensors cannot be traced, and says so in any way
+        return plain
+    return fused if off <= 1e-3 * expected.abs().max().clamp(min=1) else plain
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """`module` (eval mode), changed: each batch-norm that alone reads a convolution is folded into it and does nothing any more.
+
+    Tracing only finds the pairs; the forward that runs stays the module's own. Raises whatever tracing raises.
+    """
+    graph, modules = fx.Tracer().trace(module), dict(module.named_modules())
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        if calls[node.target] > 1 or calls[source.target] > 1:
+            continue
+        norm, conv = modules[str(node.target)], modules[str(source.target)]
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_var is not None:
+            module.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+            module.set_submodule(str(node.target), nn.Identity())
+    return module
 
 
 def attack_precision(device: torch.device) -> torch.dtype:

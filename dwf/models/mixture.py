@@ -26,9 +26,14 @@ class Mixture(nn.Module):
         """Mixed logits, weights w(x) and the experts' logits f_i(x)."""
         return self._mix(x, self.gate(x))
 
-    def surrogate(self, x: Tensor, temperature: float) -> Tensor:
-        """Logits (B, classes) with the gate's scores divided by `temperature`; 1 is the mixture itself."""
-        return self._mix(x, torch.softmax(self.gate.scores(x) / temperature, dim=1)).logits
+    def surrogate(self, x: Tensor, temperature: float) -> Routing:
+        """The mixture with the gate's scores divided by `temperature`; 1 is the mixture itself."""
+        return self._mix(x, torch.softmax(self.gate.scores(x) / temperature, dim=1))
+
+    def expert(self, x: Tensor, number: int) -> Tensor:
+        """The logits (B, classes) of one expert."""
+        opinion: Tensor = self.bank[number](x)
+        return opinion.to(torch.promote_types(opinion.dtype, torch.float32))
 
     def _mix(self, x: Tensor, weights: Tensor) -> Routing:
         opinions = self.bank(x)  # (B, K, classes)

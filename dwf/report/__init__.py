@@ -9,8 +9,10 @@ from dwf.core.errors import Refused
 from dwf.core.files import written
 from dwf.report.attacks import attacks
 from dwf.report.classes import classes
+from dwf.report.comparison import comparison
 from dwf.report.cost import cost
 from dwf.report.curves import curves
+from dwf.report.duels import Comparison, compare
 from dwf.report.flags import flags
 from dwf.report.formats import csv, latex, markdown, terminal
 from dwf.report.images import images
@@ -22,12 +24,27 @@ from dwf.report.summary import summary
 from dwf.report.table import table
 from dwf.report.training import training
 
-__all__ = ["FIGURES", "Evaluated", "Figure", "csv", "latex", "markdown", "page", "read", "read_all", "terminal", "write"]
+__all__ = [
+    "FIGURES",
+    "Comparison",
+    "Evaluated",
+    "Figure",
+    "compare",
+    "csv",
+    "latex",
+    "markdown",
+    "page",
+    "read",
+    "read_all",
+    "terminal",
+    "write",
+]
 
 FIGURES: dict[str, Figure] = {
     "Summary": summary,
     "Alarms": flags,
     "Results": table,
+    "Comparison": comparison,
     "Accuracy against the attack's strength": curves,
     "Classes": classes,
     "Routing": routing,

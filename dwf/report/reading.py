@@ -12,9 +12,8 @@ from typing import Any
 from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.journal import Record
-from dwf.core.result import RUN_SCHEMA, Result, WorstCase, from_json
-
-_RECORD_KEYS = ("name", "settings", "spec", "environment", "seed")
+from dwf.core.record import read_record
+from dwf.core.result import Result, WorstCase, from_json
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,7 @@ def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
 
     Raises `Refused` for a folder that is missing, foreign or not evaluated.
     """
-    if not folder.is_dir():
-        raise Refused(f"run folder {folder} does not exist; train one with: dwf train PRESET --out {folder}")
-    record = _record(folder / "run.json")
+    record = read_record(folder)
     place = folder / "phases" / phase if phase else folder
     files = sorted((place / "eval").glob("*.json"), key=lambda file: file.stem)
     if not files:
@@ -98,23 +95,6 @@ def by_run(evaluated: Iterable[Evaluated]) -> list[Evaluated]:
     for one in evaluated:
         first.setdefault(one.folder, one)
     return list(first.values())
-
-
-def _record(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise Refused(f"{path.parent} is not a run folder of dwf, it has no run.json; train one with: dwf train PRESET --out RUN")
-    record = _json(path, "train the run again")
-    if not isinstance(record, dict) or "schema" not in record:
-        raise Refused(f"{path} is not the record of a run of dwf; train the run again")
-    if record["schema"] != RUN_SCHEMA:
-        raise Refused(f"{path} has schema {record['schema']}, this version reads {RUN_SCHEMA}; train the run again")
-    for key in _RECORD_KEYS:
-        if key not in record:
-            raise Refused(f"{path} is damaged, '{key}' is missing; train the run again")
-    for key in ("settings", "spec", "environment"):
-        if not isinstance(record[key], dict):
-            raise Refused(f"{path} is damaged, '{key}' is not a table; train the run again")
-    return record
 
 
 def _journal(path: Path) -> tuple[Record, ...]:

@@ -1,6 +1,7 @@
 """What the command line does, in Python: each verb one call, one file a verb."""
 
 from dwf.verbs.evaluate import evaluate
+from dwf.verbs.foreign import evaluate_module
 from dwf.verbs.train import train
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "evaluate_module", "train"]

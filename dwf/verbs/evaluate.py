@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 
 from dwf.core import ranks
 from dwf.core.errors import Refused
@@ -56,43 +57,81 @@ def evaluate(
         record = RunFolder(Path(folder)).describe()
         source = loaded.run.data if data is None else Data.read({**loaded.run.data.model_dump(), "source": data}, where="--data")
         images = _images(loaded, source, split, record["data"]["sha256"])
-        total = len(images)
-        if samples is not None:
-            images = subset(images, samples, derive(seed, "samples"))
-        images = images.to(where)
-        subject = Subject(
-            run=f"{loaded.run.name} {phase or ''}".strip(),
-            model=ModelEntry(
-                method=loaded.run.method.kind,
-                settings=loaded.run.method.model_dump(mode="json"),
-                parameters=sum(p.numel() for p in loaded.model.parameters()),
-                forward_passes=len(loaded.model.bank) if isinstance(loaded.model, Mixture) else 1,
-            ),
-            dataset=DatasetEntry(
-                name=images.name,
-                split=split,
-                n=len(images),
-                indices="all"
-                if len(images) == total
-                else f"subset of {len(images)} of {total}, every class in its share, seed {seed}",
-                sha256=images.sha256,
-            ),
-            classes=loaded.spec.classes,
-            device=environment(where, "")["device"],
-            versions=(package_version(), torch.__version__),
+        entry = ModelEntry(
+            method=loaded.run.method.kind,
+            settings=loaded.run.method.model_dump(mode="json"),
+            parameters=sum(p.numel() for p in loaded.model.parameters()),
+            forward_passes=forward_passes(loaded.model),
         )
         with RunFolder(Path(folder)).locked() if ranks.rank() == 0 else nullcontext():
-            return evaluate_model(
+            return judge(
                 loaded.model,
                 settings,
-                list(ordered(images, batch)),
-                subject,
+                images,
+                entry,
                 loaded.folder.evaluations,
+                run=f"{loaded.run.name} {phase or ''}".strip(),
+                split=split,
+                deviations=loaded.spec.std,
+                samples=samples,
+                device=where,
                 precision=precision_of(precision, attack_precision(where)),
+                batch=batch,
                 seed=seed,
                 resume=resume,
                 watch=watch,
             )
+
+
+def judge(
+    model: nn.Module,
+    settings: AnyTable,
+    images: Images,
+    entry: ModelEntry,
+    folder: Path,
+    *,
+    run: str,
+    split: str,
+    deviations: tuple[float, ...],
+    samples: int | None,
+    device: torch.device,
+    precision: torch.dtype,
+    batch: int,
+    seed: int,
+    resume: bool,
+    watch: Watch | None,
+) -> Result:
+    """Attack `model`, which `entry` describes, on `images` of `split` and write the result in `folder`: how evaluations end.
+
+    `deviations`: by which the model divides each channel. The caller holds the lock of the run folder. Raises `Refused` for more
+    samples than images and a result that is there already.
+    """
+    total = len(images)
+    if samples is not None:
+        images = subset(images, samples, derive(seed, "samples"))
+    images = images.to(device)
+    subject = Subject(
+        run=run,
+        model=entry,
+        dataset=DatasetEntry(
+            name=images.name,
+            split=split,
+            n=len(images),
+            indices="all" if len(images) == total else f"subset of {len(images)} of {total}, every class in its share, seed {seed}",
+            sha256=images.sha256,
+        ),
+        classes=images.classes,
+        device=environment(device, "")["device"],
+        versions=(package_version(), torch.__version__),
+        deviations=deviations,
+    )
+    batches = list(ordered(images, batch))
+    return evaluate_model(model, settings, batches, subject, folder, precision=precision, seed=seed, resume=resume, watch=watch)
+
+
+def forward_passes(model: nn.Module) -> int:
+    """Backbone passes that one prediction costs, as far as the model shows."""
+    return len(model.bank) if isinstance(model, Mixture) else 1
 
 
 def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:

@@ -69,10 +69,10 @@ def test_bad_toml(content: bytes, words: str, refused: Refused, tmp_path: Path) 
 
 def test_a_folder_that_is_no_run(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert refused("evaluate", "empty") == (
-        "empty is not a run folder: it has no run.json; train one with: dwf train PRESET --out ..."
-    )
-    assert "empty is not a run folder of dwf, it has no run.json" in refused("report", "empty")
+    for verb in ("evaluate", "report"):
+        assert refused(verb, "empty") == (
+            "empty is not a run folder: it has no run.json; train one with: dwf train PRESET --out ..."
+        )
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -86,8 +86,17 @@ def test_a_folder_that_is_no_run(refused: Refused, tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_a_damaged_or_foreign_record(content: str, words: str, refused: Refused, run_folder: Path) -> None:
     (run_folder / "run.json").write_text(content)
-    assert words in refused("evaluate", run_folder, *EVALUATE)
-    assert str(run_folder) in refused("evaluate", run_folder, *EVALUATE)
+    for verb in (["evaluate", run_folder, *EVALUATE], ["report", run_folder]):
+        sentence = refused(*verb)
+        assert words in sentence
+        assert str(run_folder) in sentence
+
+
+def test_a_record_that_cannot_be_read(refused: Refused, run_folder: Path) -> None:
+    (run_folder / "run.json").unlink()
+    (run_folder / "run.json").mkdir()
+    for verb in (["evaluate", run_folder, *EVALUATE], ["report", run_folder]):
+        assert f"{run_folder / 'run.json'} cannot be read (Is a directory); repair its rights" in refused(*verb)
 
 
 def test_a_record_without_its_data(refused: Refused, run_folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_train_evaluate_report(dwf: Dwf, tmp_path: Path) -> None:
     result = json.loads((folder / "eval" / f"{SMALL_NAME}.json").read_text())
     assert result["dataset"] == {**result["dataset"], "name": "digits", "split": "test", "n": 60}
     assert {row["name"] for row in result["attacks"]} >= {"fgsm-0.01", "fgsm", "pgd-1", "pgd-2", "pgd-3x2", "pgd-3-eot1"}
-    assert "batch 3/3" in out
+    assert "check 9/9" in out
     assert "plain-digits" in out
 
     code, out, err = dwf("report", folder)

@@ -24,10 +24,13 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         "PROTOCOLS",
         PROTOCOLS,
         AnyTable,
-        {"check", "flags", "parts", "protocol", "statistics", "sweep", "tabulate", "validation"},
+        {
+            *("attacked", "check", "experts", "flags", "gradients", "parts", "protocol", "reweighed", "statistics", "sweep"),
+            *("tabulate", "validation", "victim", "views"),
+        },
     ),
     "methods": ("METHODS", METHODS, AnyMethod, set()),
-    "models": ("BACKBONES", BACKBONES, Backbone, {"bank", "gate", "inference", "layers", "mixture", "normalize"}),
+    "models": ("BACKBONES", BACKBONES, Backbone, {"bank", "foreign", "gate", "inference", "layers", "mixture", "normalize"}),
 }
 """Package -> the registry's name and contents, the union of its members, and the modules that hold what the members share."""
 every_family = pytest.mark.parametrize(("package", "family"), FAMILIES.items(), ids=FAMILIES.keys())

@@ -9,8 +9,9 @@ from torch import nn
 
 from dwf.core.types import Batch, Threat
 from dwf.evaluation import flags
-from dwf.evaluation.check import Victim
+from dwf.evaluation.check import Standing
 from dwf.evaluation.sweep import FgsmSweep, PgdSweep
+from dwf.evaluation.victim import Victim
 from dwf.models import Mixture
 
 
@@ -19,9 +20,9 @@ def bits(rate: float, n: int = 1000) -> np.ndarray:
 
 
 def attacked(model: nn.Module, batch: Batch, eps: float, step: float, steps: int = 20) -> dict[str, np.ndarray]:
-    victim = Victim(model, torch.float32, 0)
-    found = FgsmSweep((("fgsm", eps),))(victim, batch).bits
-    found = {**found, **PgdSweep(Threat(eps=eps), step, (steps,), steps + 1, 1, 1)(victim, batch).bits}
+    victim, standing = Victim(model, torch.float32, 0), Standing(batch)
+    found = FgsmSweep((("fgsm", Threat(eps=eps)),))(victim, batch, standing).bits
+    found = {**found, **PgdSweep(Threat(eps=eps), step, (steps,), steps + 1, 1, 1)(victim, batch, standing).bits}
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -75,16 +76,11 @@ def test_one_step_robustness_is_called_overfitting(mixture: Mixture, batch: Batc
 
 
 def test_an_attack_that_has_not_converged_is_named() -> None:
-    names = ("50", "100 steps", "1", "3 restarts")
-    still = bits(0.5)
-    assert flags.no_convergence(still, still, still, still, names) is None
-    more_steps = flags.no_convergence(bits(0.5), bits(0.48), bits(0.48), bits(0.48), names)
-    assert more_steps is not None
-    assert "from 50 to 100 steps" in more_steps.cause
-    restarts = flags.no_convergence(still, still, bits(0.5), bits(0.47), names)
-    assert restarts is not None
-    assert "from 1 to 3 restarts" in restarts.cause
-    assert restarts.value == pytest.approx(0.03)
+    assert flags.no_convergence(bits(0.5), bits(0.5), ("50", "100 steps")) is None
+    flag = flags.no_convergence(bits(0.5), bits(0.47), ("1", "3 restarts"))
+    assert flag is not None
+    assert "from 1 to 3 restarts" in flag.cause
+    assert flag.value == pytest.approx(0.03)
 
 
 def test_random_models_are_noticed() -> None:

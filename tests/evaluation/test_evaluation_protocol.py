@@ -50,7 +50,7 @@ def test_the_file_has_the_schema_to_the_letter(mixture: Mixture, digits: Images,
     data = json.loads((tmp_path / f"{file_name(SMALL)}.json").read_text())
     assert set(data) == {
         *("schema", "run", "protocol", "dataset", "model", "clean", "attacks", "worst_case", "flags", "routing"),
-        *("per_class", "environment"),
+        *("per_class", "environment", "flag_tests", "facts"),
     }
     assert set(data["attacks"][0]) == {
         *("name", "kind", "norm", "eps", "steps", "restarts", "step_size", "space", "iterate", "settings", "accuracy", "ci95", "n"),
@@ -93,7 +93,7 @@ def test_an_interrupted_evaluation_ends_the_same(mixture: Mixture, digits: Image
 
     def pull_the_plug(done: int, total: int, accuracy: Mapping[str, float]) -> None:
         assert 0 <= accuracy["clean"] <= 1
-        if done == 2:
+        if done == 2:  # in the middle of the first batch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,7 @@ def test_an_interrupted_evaluation_ends_the_same(mixture: Mixture, digits: Image
     name = file_name(SMALL)
     assert not (broken / f"{name}.json").exists()
     finished = sorted(path.name for path in (broken / f".{name}.parts").iterdir())
-    assert finished == ["000000.npz", "000001.npz", "identity.json"]
+    assert finished == ["000000-000.npz", "000000-001.npz", "identity.json"]
     run(mixture, digits, broken, resume=True)
     assert timeless(whole / f"{name}.json") == timeless(broken / f"{name}.json")
     for suffix in (".npz", ".images.npz"):

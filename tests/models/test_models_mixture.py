@@ -49,15 +49,15 @@ def test_logits_are_the_experts_logits_summed_with_weights(gate: Gate) -> None:
 
 def test_the_surrogate_at_temperature_one_is_the_mixture() -> None:
     model, x = opinionated(mixture()), pixels()
-    torch.testing.assert_close(model.surrogate(x, 1.0), model(x))
+    torch.testing.assert_close(model.surrogate(x, 1.0).logits, model(x))
 
 
 def test_the_surrogate_goes_from_the_uniform_to_the_hardest_gate() -> None:
     model, x = opinionated(mixture()), pixels()
     routing = model.route(x)
-    torch.testing.assert_close(model.surrogate(x, 1e6), routing.opinions.mean(1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.surrogate(x, 1e6).logits, routing.opinions.mean(1), rtol=0, atol=1e-4)
     favourite = routing.opinions[torch.arange(5), routing.weights.argmax(1)]
-    torch.testing.assert_close(model.surrogate(x, 1e-4), favourite, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.surrogate(x, 1e-4).logits, favourite, rtol=0, atol=1e-4)
 
 
 def test_the_surrogate_is_differentiable_in_the_routing() -> None:
@@ -68,7 +68,7 @@ def test_the_surrogate_is_differentiable_in_the_routing() -> None:
         opinions = model.bank(x)
     model.bank.forward = lambda _: opinions  # only the gate sees the image
     (hard,) = torch.autograd.grad(model(x).sum(), x)
-    (soft,) = torch.autograd.grad(model.surrogate(x, 1e5).sum(), x)
+    (soft,) = torch.autograd.grad(model.surrogate(x, 1e5).logits.sum(), x)
     assert not hard.any()
     assert soft.flatten(1).any(1).all()
 

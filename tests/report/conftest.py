@@ -108,6 +108,7 @@ def make(folder, name="dwf", *, seed=0, classes=CIFAR, evaluations=("table3",), 
     spec = {"classes": classes, "channels": 3, "height": 32, "width": 32, "mean": [0.49] * 3, "std": [0.2] * 3}
     settings = {"method": {"kind": method, "experts": 9}, "data": {"kind": "cifar10"}, "seed": seed, "name": name}
     record = {"schema": 1, "name": name, "settings": settings, "spec": spec, "environment": environment, "seed": seed}
+    record["data"] = {"name": "cifar10", "sha256": "ab" * 32}
     (folder / "eval").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(record | {"started": "2026-02-27T09:00:00", "parameters": 100_635_219}))
     (folder / "train.jsonl").write_text(journal(phases))

@@ -43,25 +43,27 @@ def test_a_run_without_an_evaluation(folder):
     refused(folder, "has no evaluation", f"dwf evaluate {folder} --protocol table3")
 
 
-@pytest.mark.parametrize(("change", "words"), [({"schema": 0}, "schema 0"), ({"spec": 3}, "'spec' is not a table")])
+@pytest.mark.parametrize(("change", "words"), [({"schema": 0}, "with schema 0, this version reads 1; train it again"),
+                                               ({"spec": 3}, "'spec' is missing or not a table"),
+                                               ({"data": []}, "'data' is missing or not a table")])  # fmt: skip
 def test_another_schema(folder, change, words):
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | change))
-    refused(folder, words, "train the run again")
+    refused(folder, words)
 
 
 def test_a_record_with_a_hole(folder):
     record = json.loads((folder / "run.json").read_text())
     del record["seed"]
     (folder / "run.json").write_text(json.dumps(record))
-    refused(folder, "'seed' is missing")
+    refused(folder, "run.json is damaged ('seed' is missing); restore it or train the run again")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
         ("run.json", "{", "run.json is damaged"),
-        ("run.json", "[]", "is not the record of a run"),
+        ("run.json", "[]", "run.json is damaged (it is not a table)"),
         ("eval/table3.json", "{]", "table3.json is damaged"),
         ("eval/table3.json", "{}", "is not a result file"),
         ("eval/table3.json", '{"schema": 99}', "schema 99"),

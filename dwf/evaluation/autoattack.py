@@ -1,0 +1,100 @@
+"""The reference AutoAttack (Croce and Hein, ICML 2020), by the package `pyautoattack`. Nothing else here is called AutoAttack."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dwf.core.errors import Refused
+from dwf.core.seeds import derive
+from dwf.core.settings import Length, Settings
+from dwf.core.types import Batch, Threat
+from dwf.evaluation.attacked import take
+from dwf.evaluation.check import Check, Findings, Outcome, Row, Scope, Standing
+from dwf.evaluation.flags import Alarms
+from dwf.evaluation.sweep import Clean
+from dwf.evaluation.victim import Victim
+
+Version = Literal["standard", "rand"]
+
+
+class AutoAttack(Settings):
+    """APGD-CE, APGD-T, FAB-T and Square by the authors' code, in fp32 on the original model; `rand` for random models."""
+
+    kind: Literal["autoattack"] = "autoattack"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Annotated[Length, Field(gt=0)] = 8 / 255
+    version: Version = "standard"
+
+    @property
+    def threat(self) -> Threat:
+        """The headline, and the only one."""
+        return Threat(norm=self.norm, eps=self.eps)
+
+    def checks(self, scope: Scope) -> Sequence[Check]:
+        """The reference, after the clean images. Raises `Refused` where the package is missing or the classes are too few."""
+        if self.version == "standard" and scope.classes < 4:
+            raise Refused(f"the standard AutoAttack needs 4 classes and the data have {scope.classes}; use protocol 'full'")
+        return [Clean(), Reference(self.threat, self.version)]
+
+    def alarms(self, findings: Findings) -> Alarms:
+        """None."""
+        return Alarms()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One row."""
+
+    threat: Threat
+    version: Version
+
+    def rows(self) -> Sequence[Row]:
+        """Named `autoattack`."""
+        return [Row("autoattack", self.threat, 100, 1, 0.0, settings={"version": self.version, "code": "pyautoattack"})]
+
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
+        """On the images that are right; what it returns is judged like any other attack's."""
+        try:
+            from pyautoattack import AutoAttack as Authors
+        except ImportError:
+            raise Refused("protocol 'autoattack' needs the authors' code; install it with: pip install 'dwf[autoattack]'") from None
+        right = standing.after(())
+        rows = right.nonzero().squeeze(1)
+        if len(rows):
+            rest = take(batch, rows)
+            model = victim.through(_Plain(victim.module).eval())
+            with torch.random.fork_rng():
+                authors = Authors(
+                    model,
+                    norm="Linf" if self.threat.norm == "linf" else "L2",
+                    eps=self.threat.eps,
+                    version=self.version,
+                    seed=derive(victim.seed, "autoattack", int(rest.index[0])) % 2**31,
+                    device=rest.x.device,
+                )
+                found = authors.run_standard_evaluation(rest.x.contiguous(), rest.y, batch_size=len(rest.y))
+            images = found[0] if isinstance(found, tuple) else found
+            right = right.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.threat))
+        victim.bill("autoattack")
+        return Outcome({"autoattack": right})
+
+
+class _Plain(nn.Module):
+    """A copy in NCHW memory, which the authors' code takes for granted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            tensor.data = tensor.data.contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out

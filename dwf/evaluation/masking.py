@@ -1,0 +1,139 @@
+"""The alarms: is the accuracy under attack the model's strength, or the attack's weakness?
+
+Each alarm compares rows on the same images (EVALUATION.md, "Alarms"). What sees less of the model than PGD, APGD-CE and APGD-T is
+run on their survivors, beside as many further restarts as it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dwf.attacks import ApgdCe, Pgd, Square
+from dwf.core.settings import Length, Settings
+from dwf.core.types import Threat
+from dwf.evaluation import flags
+from dwf.evaluation.attacked import Attacked
+from dwf.evaluation.check import Check, Findings, Scope
+from dwf.evaluation.flags import Alarms
+from dwf.evaluation.gradients import ZeroGradient
+from dwf.evaluation.standard import auto_pgd, label, step_of
+from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep
+from dwf.evaluation.transfer import transfer_sources
+from dwf.evaluation.views import Softened
+
+RADII = (0.25, 0.5, 2.0)
+"""Times the headline's: 2/255, 4/255 and 16/255 beside 8/255."""
+
+
+class Masking(Settings):
+    """All trust alarms at one threat. Every further protocol that looks for masking is made of these rows."""
+
+    kind: Literal["masking"] = "masking"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Annotated[Length, Field(gt=0)] = 8 / 255
+    steps: int = Field(default=50, ge=1)
+    """Of PGD; twice as many ask for convergence."""
+    restarts: int = Field(default=3, ge=2)
+    apgd_steps: int = Field(default=100, ge=1)
+    targets: int = Field(default=9, ge=1)
+    """Of APGD-T."""
+    queries: int = Field(default=1000, ge=1)
+    """Of Square, on the survivors of APGD-T."""
+    temperatures: tuple[tuple[Length, Length], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
+    """Of the softened copies: (gate, experts)."""
+
+    @property
+    def threat(self) -> Threat:
+        """The headline."""
+        return Threat(norm=self.norm, eps=self.eps)
+
+    @property
+    def pgd(self) -> Pgd:
+        """The plain attack of this threat."""
+        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat))
+
+    def checks(self, scope: Scope) -> Sequence[Check]:
+        """White-box attacks on everybody, then everything else on their survivors."""
+        return [*self.white(scope), *self.blind(scope)]
+
+    def white(self, scope: Scope) -> list[Check]:
+        """Clean, FGSM, PGD at several radii, and APGD on the survivors of the headline."""
+        threat = self.threat
+        return [
+            Clean(),
+            ZeroGradient(),
+            FgsmSweep((("fgsm", threat),)),
+            *(Attacked(f"pgd-{label(other)}", self.pgd.model_copy(update=_of(other)), after=()) for other in self.others()),
+            Attacked("pgd-huge", Pgd(threat=(huge := self.huge(scope)), steps=self.steps, step=huge.eps / 10), after=()),
+            PgdSweep(threat, step_of(threat), (self.steps,), 2 * self.steps, self.restarts, 1),
+            *auto_pgd(threat, scope, self.apgd_steps, self.targets),
+        ]
+
+    def others(self) -> list[Threat]:
+        """The radii around the headline's, as far as they mean something."""
+        radii = [self.eps * factor for factor in RADII]
+        return [Threat(norm=self.norm, eps=eps) for eps in radii if self.norm == "l2" or eps < 1]
+
+    def huge(self, scope: Scope) -> Threat:
+        """Half of the pixel range: every image can become grey."""
+        return Threat(norm=self.norm, eps=0.5 if self.norm == "linf" else 0.5 * scope.pixels**0.5)
+
+    def blind(self, scope: Scope) -> list[Check]:
+        """Softened copies, transfer and Square, each on the survivors of `white`, and the restarts that they are measured by."""
+        after = (self._last(scope),)
+        copies = [Attacked(_soft(t), self.pgd, Softened(*t), after=after) for t in self.temperatures] if scope.experts else []
+        transfers = [Attacked(name, self.pgd, view, "transfer", after) for name, view in transfer_sources(scope)]
+        square = Attacked("square", Square(threat=self.threat, queries=self.queries), kind="black", after=after)
+        budgets = {"restarts-gradient": self._restarts(len(self.temperatures)), "restarts-query": self._queries()}
+        again = ApgdCe(threat=self.threat, steps=self.apgd_steps)
+        further = [Attacked(name, again.model_copy(update={"restarts": n}), after=after) for name, n in budgets.items()]
+        return [*further, *copies, *transfers, square]
+
+    def _restarts(self, attacks: int) -> int:
+        """Of APGD-CE, for the price of so many PGD attacks."""
+        return max(ceil(attacks * self.steps / self.apgd_steps), 1)
+
+    def _queries(self) -> int:
+        """Of APGD-CE, for the price of Square: a gradient costs two forward passes."""
+        return max(ceil(self.queries / 2 / self.apgd_steps), 1)
+
+    @staticmethod
+    def _last(scope: Scope) -> str:
+        """The last white-box row: its bits are the survivors of all of them."""
+        return "apgd-t" if scope.classes >= 4 else "apgd-dlr" if scope.classes == 3 else "apgd-ce"
+
+    def alarms(self, findings: Findings) -> Alarms:
+        """Every trust flag."""
+        bits, alarms, clean = findings.bits, Alarms(), findings.bits["clean"]
+        short, long = f"pgd-{self.steps}", f"pgd-{2 * self.steps}-eot1"
+        alarms.note(flags.zero_gradient(findings.facts["zero_gradient"]))
+        alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
+        alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
+        alarms.test(flags.no_convergence(bits[short], bits[long], (f"{self.steps}", f"{2 * self.steps} steps")))
+        restarted = bits[f"pgd-{2 * self.steps}x{self.restarts}"]
+        alarms.test(flags.no_convergence(bits[long], restarted, ("1", f"{self.restarts} restarts")))
+        steps = sorted([(self.eps, short), *((other.eps, f"pgd-{label(other)}") for other in self.others())])
+        for (small, inner), (large, outer) in pairwise(steps):
+            alarms.test(flags.nonmonotone(bits[inner] & clean, bits[outer] & clean, (f"{small:.4g}", f"{large:.4g}")))
+        alarms.test(flags.large_eps_survives(bits["pgd-huge"], findings.classes, "half of the pixel range"))
+        survivors = bits[next(row for row in ("apgd-t", "apgd-dlr", "apgd-ce") if row in bits)]
+        for row in bits:
+            if row == "square" or row.startswith("transfer-"):
+                budget = "restarts-query" if row == "square" else "restarts-gradient"
+                alarms.test(flags.blackbox_beats_whitebox(row, bits[row], bits[budget], survivors))
+            elif row.startswith("softened-"):
+                alarms.test(flags.softened_transfer(row, bits[row], bits["restarts-gradient"], survivors))
+        return alarms
+
+
+def _of(threat: Threat) -> dict[str, object]:
+    return {"threat": threat, "step": step_of(threat)}
+
+
+def _soft(temperatures: tuple[float, float]) -> str:
+    return f"softened-{temperatures[0]:g}-{temperatures[1]:g}"

@@ -1,0 +1,89 @@
+"""A mixture taken apart: experts with frozen routing (RA-E), routing alone (RA-R), each expert, and copies that hide less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dwf.attacks import ApgdCe, Pgd
+from dwf.core.errors import Refused
+from dwf.core.settings import Length, Settings
+from dwf.core.types import Threat
+from dwf.evaluation import flags
+from dwf.evaluation.attacked import Attacked
+from dwf.evaluation.check import Check, Findings, Scope
+from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
+from dwf.evaluation.flags import Alarms
+from dwf.evaluation.reweighed import Reweighed
+from dwf.evaluation.standard import step_of
+from dwf.evaluation.sweep import Clean, FgsmSweep
+from dwf.evaluation.views import FrozenRouting, Softened, Surrogate, WeightedLogits
+
+
+class Moe(Settings):
+    """Every row on all clean-correct images, so that each is a number of its own."""
+
+    kind: Literal["moe"] = "moe"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Annotated[Length, Field(gt=0)] = 8 / 255
+    steps: int = Field(default=50, ge=1)
+    apgd_steps: int = Field(default=100, ge=1)
+    """Of the whole and of each expert, where the two are compared."""
+    temperatures: tuple[tuple[Length, Length], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
+    """Of the softened copies: (gate, experts)."""
+
+    @property
+    def threat(self) -> Threat:
+        """The headline, and the only one."""
+        return Threat(norm=self.norm, eps=self.eps)
+
+    @property
+    def pgd(self) -> Pgd:
+        """The plain attack of this threat."""
+        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat))
+
+    def checks(self, scope: Scope) -> Sequence[Check]:
+        """Raises `Refused` for a model without experts."""
+        if not scope.experts:
+            raise Refused("protocol 'moe' attacks experts and routing, and this model has none; use protocol 'masking' or 'full'")
+        return [
+            Clean(),
+            FgsmSweep((("fgsm", self.threat),)),
+            Attacked("pgd", self.pgd, after=()),
+            Attacked("apgd-ce", ApgdCe(threat=self.threat, steps=self.apgd_steps), after=()),
+            *self.mixture(scope, ()),
+            *(Attacked(f"softened-{gate:g}-{experts:g}", self.pgd, Softened(gate, experts), after=()) for gate, experts in
+              self.temperatures),
+        ]  # fmt: skip
+
+    def mixture(self, scope: Scope, after: tuple[str, ...] | None) -> list[Check]:
+        """Attacks that only a mixture has, on all clean-correct images (`()`) or on survivors (`None`)."""
+        return [
+            Panel(self.pgd),
+            Attacked("frozen-routing", self.pgd, FrozenRouting(), after=after),
+            Rerouting("routing", self.pgd, after=after),
+            ExpertsAlone(scope.experts, (self.pgd, ApgdCe(threat=self.threat, steps=self.apgd_steps))),
+            Attacked("weighted-logits", self.pgd, WeightedLogits(), after=after),
+            Attacked("surrogate", self.pgd, Surrogate(1.0), after=after),
+            Reweighed(self.threat, self.steps, after=after),
+        ]
+
+    def alarms(self, findings: Findings) -> Alarms:
+        """Whether the experts are worth their price, under the attacks that both have met."""
+        return worth(findings, ("pgd", "apgd-ce"))
+
+
+def worth(findings: Findings, rows: Sequence[str]) -> Alarms:
+    """`dead_weight`: the mixture after `rows` against its best expert after the same attacks."""
+    alarms, facts = Alarms(), findings.facts
+    names = [name.removesuffix("/robust") for name in facts if name.endswith("/robust")]
+    if len(names) < 2:
+        return alarms
+    best = max(names, key=lambda name: float(facts[f"{name}/robust"].mean()))
+    clean = findings.bits["clean"]
+    robust = np.logical_and.reduce([clean, *(findings.bits[row] for row in rows)])
+    alarms.note(flags.dead_weight((clean, facts[f"{best}/clean"]), (robust, facts[f"{best}/robust"]), best))
+    return alarms

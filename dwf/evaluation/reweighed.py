@@ -1,0 +1,116 @@
+"""The model-reweighing attack on mixtures, after MORA (Yu et al., NeurIPS 2022, arXiv 2211.08008).
+
+Attacks on an ensemble overstate its robustness where its members' gradients cancel or vanish. Here each expert's gradient counts by
+how much that expert can still change the decision: lambda_i = w_i sigma'(beta m_i), with m_i its margin between the true class and
+the mixture's best wrong one. Ascended is the cross-entropy of (1 - s) z / gap(z) + s sum_i lambda_i f_i / max(gap(f_i) / 10, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dwf.attacks.engine import frozen, input_gradient, project, steepest, uniform
+from dwf.attacks.losses import Loss, margin
+from dwf.core.seeds import Noise
+from dwf.core.types import Batch, Routed, Routing, Threat
+from dwf.evaluation.attacked import take
+from dwf.evaluation.check import Outcome, Row, Standing
+from dwf.evaluation.victim import Victim
+
+MOMENTUM = 0.75
+
+
+@dataclass(frozen=True)
+class Reweighed:
+    """One ascent for each member of the sweep, on those that still stand."""
+
+    threat: Threat
+    steps: int = 50
+    betas: tuple[float, ...] = (0.5, 2.0)
+    """How sharply an expert that is lost already, or cannot be moved, is left out."""
+    shares: tuple[float, ...] = (0.5, 1.0)
+    """s: how much the experts count beside the mixture."""
+    after: tuple[str, ...] | None = None
+
+    def rows(self) -> Sequence[Row]:
+        """One row: broken by any member of the sweep."""
+        settings = {"betas": list(self.betas), "shares": list(self.shares), "gate_gradient": [True, False]}
+        return [Row("reweighed", self.threat, self.steps, len(self._sweep()), 2 * self.threat.eps, settings=settings)]
+
+    def _sweep(self) -> list[tuple[float, float, bool]]:
+        return list(product(self.betas, self.shares, (True, False)))
+
+    def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
+        """beta x s x gate with or without gradient."""
+        right = standing.under(self.threat) if self.after is None else standing.after(self.after)
+        routed = victim.routed
+        with frozen(victim.copy.model):
+            for number, (beta, share, gate_gradient) in enumerate(self._sweep()):
+                rows = right.nonzero().squeeze(1)
+                if len(rows) == 0:
+                    break
+                rest = take(batch, rows)
+                lens = _Lens(routed, rest.y, beta, share, gate_gradient)
+                images = self._ascend(victim.through(lens.loss), lens, rest, victim.noise(rest, "reweighed"), number)
+                right = right.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.threat))
+        victim.bill("reweighed")
+        return Outcome({"reweighed": right})
+
+    def _ascend(self, loss: Loss, lens: _Lens, batch: Batch, noise: Noise, restart: int) -> Tensor:
+        """The iterate that the copy found most wrong, for each sample; the step falls linearly from twice the radius."""
+        here = before = uniform(batch.x, self.threat, noise, restart)
+        worst, damage = batch.x, torch.full(batch.y.shape, -torch.inf, device=batch.x.device)
+        for number in range(self.steps):
+            gradient = input_gradient(loss, here)
+            better = lens.margin > damage
+            worst = torch.where(better.view(-1, 1, 1, 1), here, worst)
+            damage = torch.where(better, lens.margin, damage)
+            step = 2 * self.threat.eps * (1 - number / self.steps)
+            moved = project(here + step * steepest(self.threat)(gradient), batch.x, self.threat)
+            weight = 1.0 if number == 0 else MOMENTUM
+            there = here + (moved - here) * weight + (here - before) * (1 - weight)
+            before, here = here, project(there, batch.x, self.threat)
+        with torch.no_grad():
+            loss(here)
+        return torch.where((lens.margin > damage).view(-1, 1, 1, 1), here, worst)
+
+
+class _Lens:
+    """The reweighed loss; remembers the mixture's margin at the images that it saw last."""
+
+    def __init__(self, routed: Routed, y: Tensor, beta: float, share: float, gate_gradient: bool) -> None:
+        self._routed, self._y, self._beta, self._share, self._gate_gradient = routed, y, beta, share, gate_gradient
+        self.margin = torch.empty(0)
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> cross-entropy (B,) of the reweighed score."""
+        routing = self._routed.surrogate(x, 1.0)
+        self.margin = margin(routing.logits.detach().float(), self._y)
+        return F.cross_entropy(self._score(routing), self._y, reduction="none")
+
+    def _score(self, routing: Routing) -> Tensor:
+        weights = routing.weights.float() if self._gate_gradient else routing.weights.detach().float()
+        opinions = routing.opinions.float()
+        mixture = (weights.unsqueeze(2) * opinions).sum(1)
+        with torch.no_grad():
+            wrong = mixture.scatter(1, self._y[:, None], -torch.inf).argmax(1)
+            rows = torch.arange(len(wrong), device=wrong.device)
+            margins = opinions[rows, :, self._y] - opinions[rows, :, wrong]
+            slope = torch.sigmoid(self._beta * margins) * torch.sigmoid(-self._beta * margins)
+            total = (weights * slope).sum(1, keepdim=True).clamp(min=1e-12)
+        voices = opinions / (_gap(opinions) / 10).clamp(min=1)
+        experts = ((weights * slope / total).unsqueeze(2) * voices).sum(1)
+        return (1 - self._share) * mixture / _gap(mixture).clamp(min=1e-6) + self._share * experts
+
+
+@torch.no_grad()
+def _gap(logits: Tensor) -> Tensor:
+    """Between the two largest logits, (..., 1)."""
+    top = logits.topk(2, dim=-1).values
+    return top[..., :1] - top[..., 1:]

@@ -1,0 +1,95 @@
+"""A model under attack.
+
+The caller never trusts an attack: `Victim.verdict` puts every image back into ball and box, and asks the original model, in eval
+mode and fp32, in a fresh forward pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dwf.attacks.engine import project
+from dwf.core.errors import Refused
+from dwf.core.seeds import Noise, derive
+from dwf.core.types import Batch, Classifier, Routed, Threat
+from dwf.models import AttackCopy
+
+
+class Meter:
+    """Images that passed through a model, forwards and backwards."""
+
+    def __init__(self) -> None:
+        self.forwards = self.backwards = 0.0
+
+
+class Metered:
+    """A classifier whose images are counted."""
+
+    def __init__(self, model: Classifier, meter: Meter, share: float = 1.0) -> None:
+        """`share`: how much of a whole forward pass one image costs, 1/K for one expert of K."""
+        self.model, self._meter, self._share = model, meter, share
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The model's logits."""
+        self._meter.forwards += len(x) * self._share
+        self._meter.backwards += len(x) * self._share if torch.is_grad_enabled() and x.requires_grad else 0
+        return self.model(x)
+
+
+class Victim:
+    """A model under attack: the original that judges, the fast copy that is ascended, other models, and the bill."""
+
+    def __init__(
+        self, model: nn.Module, precision: torch.dtype, seed: int, surrogates: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        """The models are put into eval mode; `precision` is that of the copies. `surrogates`: by name, what to transfer from."""
+        self.meter = Meter()
+        self.module = model.eval()
+        self.original = Metered(model, self.meter)
+        self._fast = AttackCopy(model, precision)
+        self.copy = Metered(self._fast, self.meter)
+        self.surrogates = {name: self.through(AttackCopy(other.eval(), precision)) for name, other in (surrogates or {}).items()}
+        self.seed = seed
+        self.bills: dict[str, tuple[float, float, float]] = {}
+        self._last = (time.perf_counter(), 0.0, 0.0)
+
+    @property
+    def routed(self) -> Routed:
+        """The copy's experts and routing. Raises `Refused` for a model without."""
+        inner = self._fast.inner
+        if not isinstance(inner, Routed):
+            raise Refused(f"{type(inner).__name__} has no experts to attack one by one; use a protocol that asks for none")
+        return inner
+
+    def through(self, classifier: Classifier, share: float = 1.0) -> Classifier:
+        """Another way into the model, or another model, on the same bill."""
+        return Metered(classifier, self.meter, share)
+
+    def noise(self, batch: Batch, *row: str) -> Noise:
+        """The attack noise of these samples, the same in any batch; each named row has its own."""
+        return Noise(derive(self.seed, "attack", *row), batch.index)
+
+    @torch.no_grad()
+    def verdict(self, adversarial: Tensor, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """(B,) bool: does the original still name class y, after the image was put back into the ball around x and the box?
+
+        Raises `Refused` if an image or a logit is not a number.
+        """
+        allowed = project(adversarial, x, threat)
+        logits = self.original(allowed)
+        if not (allowed.isfinite().all() and logits.isfinite().all()):
+            raise Refused("the model returned NaN or infinite logits under attack; nothing about its robustness can be said")
+        return logits.argmax(1) == y
+
+    def bill(self, row: str) -> None:
+        """Book everything since the last call on a row: seconds, forward and backward passes of images."""
+        now = (time.perf_counter(), self.meter.forwards, self.meter.backwards)
+        if row:
+            before = self.bills.get(row, (0.0, 0.0, 0.0))
+            seconds, forwards, backwards = (old + new - last for old, new, last in zip(before, now, self._last, strict=True))
+            self.bills[row] = (seconds, forwards, backwards)
+        self._last = now

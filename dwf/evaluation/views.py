@@ -1,0 +1,114 @@
+"""What an attack is shown instead of the whole model: its experts, its routing, a softer copy, another model.
+
+Each view is settings that turn a victim and the clean images into a classifier to ascend. The verdict stays the whole original's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dwf.core.types import Classifier
+from dwf.evaluation.victim import Victim
+
+
+class View(Protocol):
+    """A frozen dataclass; its fields go into the result file."""
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """Victim and clean images (B, C, H, W) -> images (B, C, H, W) -> logits (B, classes) to ascend."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The model as it is."""
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """The fast copy."""
+        return victim.copy
+
+
+@dataclass(frozen=True)
+class FrozenRouting:
+    """RA-E (METHODS 0): the experts, weighted as on the clean image. Holds for these very images, in this order."""
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """sum_i w_i(x) f_i(x')."""
+        routed = victim.routed
+        with torch.no_grad():
+            weights = routed.route(x).weights.unsqueeze(2)
+        return victim.through(lambda moved: (weights * routed.route(moved).opinions).sum(1))
+
+
+@dataclass(frozen=True)
+class WeightedLogits:
+    """Raw logits under the gate's weights, whatever a model makes of its experts' outputs afterwards."""
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """sum_i w_i(x') f_i(x')."""
+        routed = victim.routed
+
+        def classifier(moved: Tensor) -> Tensor:
+            routing = routed.route(moved)
+            return (routing.weights.unsqueeze(2) * routing.opinions).sum(1)
+
+        return victim.through(classifier)
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert by itself."""
+
+    number: int
+    experts: int
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """f_i(x'), at a K-th of the price."""
+        routed, number = victim.routed, self.number
+        return victim.through(lambda moved: routed.expert(moved, number), 1 / self.experts)
+
+
+@dataclass(frozen=True)
+class Softened:
+    """The copy with its gate's and its experts' logits divided by temperatures, where saturated ones hide their gradients."""
+
+    gate: float
+    experts: float
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """log sum_i w_i(x'; T_gate) softmax(f_i(x') / T_experts): each expert's doubts count, not only the loudest one's."""
+        routed, gate, experts = victim.routed, self.gate, self.experts
+
+        def classifier(moved: Tensor) -> Tensor:
+            routing = routed.surrogate(moved, gate)
+            voices = torch.log_softmax(routing.opinions.float() / experts, dim=2)
+            return torch.logsumexp(routing.weights.float().clamp(min=1e-30).log().unsqueeze(2) + voices, dim=1)
+
+        return victim.through(classifier)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The model with a selection that is differentiable in the routing: what a hard router hides."""
+
+    temperature: float
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """The surrogate's logits."""
+        routed, temperature = victim.routed, self.temperature
+        return victim.through(lambda moved: routed.surrogate(moved, temperature).logits)
+
+
+@dataclass(frozen=True)
+class Another:
+    """Another model, by its name among the victim's surrogates."""
+
+    name: str
+
+    def __call__(self, victim: Victim, x: Tensor) -> Classifier:
+        """That model's fast copy."""
+        return victim.surrogates[self.name]

@@ -1,0 +1,159 @@
+"""Each trust alarm through the whole protocol, with a model broken on purpose that raises it; and honest nets that raise none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from broken_models import BlockedGate, Detached, Quantised, Saturated, SaturatedMixture
+from torch import nn
+
+from dwf.attacks import Pgd
+from dwf.core.result import DatasetEntry, ModelEntry, Result
+from dwf.core.seeds import Noise
+from dwf.core.types import Batch, Images, Spec, Threat
+from dwf.data import Digits, ordered, subset
+from dwf.evaluation import Full, Masking
+from dwf.evaluation.protocol import evaluate
+from dwf.evaluation.tabulate import AnyProtocol, Subject
+from dwf.methods import Dwf
+from dwf.models import Gate, Mixture, ResNet
+
+EPS = 0.1
+THREAT = Threat(eps=EPS)
+SMALL = {"eps": EPS, "steps": 20, "apgd_steps": 20, "targets": 3, "queries": 400}
+CONVERGED = {**SMALL, "steps": 50}
+SPEC = Spec(classes=tuple("0123456789"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    return subset(Digits()("test"), 150, 1)
+
+
+def robustly_trained(model: nn.Module, epochs: int, seed: int = 0) -> nn.Module:
+    """A moment of PGD-3 training on the digits."""
+    attack = Pgd(threat=THREAT, steps=3, step=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for epoch in range(epochs):
+        for chunk in ordered(Digits()("train"), 100):
+            model.eval()
+            x = attack(model, chunk.x, chunk.y, Noise(seed + epoch, chunk.index)) if epoch else chunk.x
+            model.train()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), chunk.y).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def single(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return ResNet(depth=10, width=6)(SPEC)
+
+
+@pytest.fixture(scope="session")
+def honest() -> nn.Module:
+    return robustly_trained(single(), epochs=6)
+
+
+@pytest.fixture(scope="session")
+def robust_mixture() -> Mixture:
+    torch.manual_seed(0)
+    model = Dwf(backbone=ResNet(depth=10, width=4), benign=1, fgsm=0, pgd=2, gate=Gate(hidden=16)).model(SPEC)
+    robustly_trained(model, epochs=6)
+    assert isinstance(model, Mixture)
+    return model
+
+
+def run(model: nn.Module, images: Images, folder: Path, protocol: AnyProtocol) -> Result:
+    subject = Subject(
+        run="toy",
+        model=ModelEntry(method="toy", settings={}, parameters=1, forward_passes=1),
+        dataset=DatasetEntry(name=images.name, split="test", n=len(images), indices="all", sha256=images.sha256),
+        classes=images.classes,
+        device="cpu",
+        versions=("0", "0"),
+    )
+    batches: list[Batch] = list(ordered(images, len(images)))
+    return evaluate(model, protocol, batches, subject, folder, precision=torch.float32)
+
+
+def trust(result: Result) -> set[str]:
+    return {flag.code for flag in result.flags if flag.class_ == "trust"}
+
+
+def accuracy(result: Result, row: str) -> float:
+    return next(attack.accuracy for attack in result.attacks if attack.name == row)
+
+
+def test_an_honest_net_raises_no_trust_flag(honest: nn.Module, images: Images, tmp_path: Path) -> None:
+    result = run(honest, images, tmp_path, Masking(**CONVERGED))
+    assert trust(result) == set()
+    assert result.flag_tests >= 9
+    assert 0.2 < result.worst_case[0].accuracy < result.clean.accuracy
+    assert result.facts["zero_gradient"].value == 0
+    names = [attack.name for attack in result.attacks]
+    assert names[0] == "fgsm"
+    assert names[-1] == "square"
+
+
+def test_a_rounded_input_has_no_gradient(honest: nn.Module, images: Images, tmp_path: Path) -> None:
+    result = run(Quantised(honest), images, tmp_path, Masking(**SMALL))
+    assert {"zero_gradient", "blackbox_beats_whitebox"} <= trust(result)
+    assert result.facts["zero_gradient"].value == 1
+
+
+def test_detached_features_have_no_gradient_and_fall_to_queries(honest: nn.Module, images: Images, tmp_path: Path) -> None:
+    result = run(Detached(honest), images, tmp_path, Masking(**SMALL))
+    assert {"zero_gradient", "blackbox_beats_whitebox", "large_eps_survives"} <= trust(result)
+    assert accuracy(result, "square") < accuracy(result, "apgd-t") - 0.1
+
+
+def test_a_blocked_gate_falls_to_queries(honest: nn.Module, images: Images, tmp_path: Path) -> None:
+    result = run(BlockedGate(honest), images, tmp_path, Masking(**SMALL))
+    assert "blackbox_beats_whitebox" in trust(result)
+    assert "zero_gradient" not in trust(result), "there is a gradient, and it says nothing"
+
+
+def test_a_saturated_head_survives_any_radius(honest: nn.Module, images: Images, tmp_path: Path) -> None:
+    result = run(Saturated(honest), images, tmp_path, Masking(**SMALL))
+    assert {"large_eps_survives", "zero_gradient"} <= trust(result)
+    assert accuracy(result, "pgd-20") > accuracy(result, "apgd-t") + 0.1, "a loss that no scale can saturate still works"
+
+
+def test_a_saturated_soft_mixture_is_seen_through(robust_mixture: Mixture, images: Images, tmp_path: Path) -> None:
+    """The trick that any soft-gated defence can play on plain PGD."""
+    saturated = SaturatedMixture(robust_mixture)
+    result = run(saturated, images, tmp_path, Full(**SMALL))
+    assert "softened_transfer" in trust(result)
+    naive, worst = accuracy(result, "pgd-20"), result.worst_case[0].accuracy
+    assert naive > worst + 0.10
+    assert result.facts["zero_gradient"].value < 0.9, "the gradient need not be zero to mislead"
+    honest = run(robust_mixture, images, tmp_path / "honest", Full(**SMALL))
+    assert "softened_transfer" not in trust(honest)
+    assert worst < accuracy(honest, "pgd-20") + 0.10, "scaling made nothing robust"
+
+
+def test_full_takes_a_mixture_apart(robust_mixture: Mixture, images: Images, tmp_path: Path) -> None:
+    result = run(robust_mixture, images, tmp_path, Full(**SMALL))
+    rows = {attack.name: attack for attack in result.attacks}
+    assert {"frozen-routing", "routing", "expert-1", "expert-3", "weighted-logits", "surrogate", "reweighed", "square"} <= set(rows)
+    assert rows["square"].kind == "black"
+    assert rows["transfer-expert-1"].kind == "transfer"
+    assert {"rerouted", "oracle/clean", "oracle/pgd", "uniform/clean", "expert-2/clean", "expert-2/robust"} <= set(result.facts)
+    assert result.facts["oracle/clean"].value >= result.clean.accuracy - 0.02
+    headline = result.worst_case[0]
+    assert (headline.norm, headline.eps) == ("linf", EPS)
+    assert headline.accuracy <= min(attack.accuracy for attack in result.attacks if attack.eps <= EPS)
+    assert result.routing is not None
+    assert set(result.routing) >= {"clean", "fgsm", "pgd"}
+
+
+@pytest.mark.slow
+def test_nine_of_ten_honest_nets_raise_no_trust_flag(images: Images, tmp_path: Path) -> None:
+    raised = [
+        trust(run(robustly_trained(single(seed), 6, seed * 100), images, tmp_path / str(seed), Masking(**CONVERGED)))
+        for seed in range(10)
+    ]
+    assert sum(not flags for flags in raised) >= 9, raised
