@@ -7,7 +7,7 @@ import torch
 from attacked_nets import CLASSES, build, images, net
 from torch import Tensor
 
-from dwf.attacks import ATTACKS, EotPgd, Fgsm, Mim, Pgd
+from dwf.attacks import EotPgd, Fgsm, Mim, Pgd
 from dwf.attacks.engine import ascend, input_gradient, uniform
 from dwf.attacks.losses import cross_entropy, margin
 from dwf.attacks.mim import momentum

@@ -14,7 +14,8 @@ from cli_words import SMALL, SMALL_NAME, Dwf
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from dwf import cli, evaluate
+from dwf import evaluate
+from dwf.cli import report
 
 EVALUATE = [word for text in SMALL for word in ("--set", text)]
 ROWS = ("clean", "fgsm-0.01", "fgsm-0.03", "fgsm", "pgd-1", "pgd-2-worst", "pgd-3x2", "pgd-3-eot1", "worst Linf 8/255")
@@ -82,7 +83,7 @@ def test_every_run_stands_against_the_first(dwf: Dwf, evaluated: list[Path], tmp
 def test_no_row_is_broken_on_80_columns(
     dwf: Dwf, evaluated: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console(width=80))
+    monkeypatch.setattr(report, "console", Console(width=80))
     code, out, _ = dwf("compare", *evaluated[:2])
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80

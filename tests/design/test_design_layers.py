@@ -19,6 +19,7 @@ LAYERS = {
     "methods": {"core", "models", "attacks", "training"},
     "evaluation": {"core", "models", "attacks"},
     "report": {"core"},
+    "cli": {"core", "data", "models", "evaluation", "report", "verbs", "run", "demo", "inventory", "progress", "tensorboard"},
     "verbs": {"core", "data", "models", "attacks", "training", "methods", "evaluation", "report", "run"},
 }
 """Package -> what it may import besides itself. The modules directly under dwf stand above all of them."""

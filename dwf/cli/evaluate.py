@@ -1,0 +1,58 @@
+"""`dwf evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwf.cli.shared import Device, Precision, Quiet, Resume, Sets, Split, app, console, show_table
+
+
+@app.command(epilog="Example: dwf evaluate runs/mine --protocol table3 --set protocol.eps=0.02 --samples 1000")
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; or give --model.")] = None,
+    protocol: Annotated[str, typer.Option(help="See: dwf list protocols")] = "table3",
+    model: Annotated[str | None, typer.Option(help="package.module:factory, timm:NAME or hf-hub:OWNER/NAME")] = None,
+    weights: Annotated[Path | None, typer.Option(help="For --model: a safetensors file.")] = None,
+    mean: Annotated[str | None, typer.Option(help="For --model: .49,.48,.45 if it takes standardised images")] = None,
+    std: Annotated[str | None, typer.Option(help="For --model, with --mean: .25,.24,.26")] = None,
+    out: Annotated[Path | None, typer.Option(help="For --model: where results go; runs/<its name> if not given")] = None,
+    data: Annotated[str | None, typer.Option(help="By name or folder. A run has its own; it may be in another place.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Attack what this phase made, by itself: benign-1, fgsm-1, ...")] = None,
+    sets: Sets = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share; all if not given")] = None,
+    split: Annotated[Split, typer.Option(help="val: what the run held out of its training set.")] = Split.test,
+    seed: Annotated[int, typer.Option(min=0, help="Of the subset and of the attacks' noise.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch, the unit of resume.")] = 250,
+    precision: Annotated[Precision, typer.Option(help="Of attack generation; the verdict is always fp32.")] = Precision.auto,
+    device: Device = "auto",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack a trained run, or any model, by a protocol and write RUN/eval/<protocol>.json."""
+    from dwf import report as reports
+    from dwf.models.foreign import PROBABILITIES
+    from dwf.progress import evaluating
+    from dwf.verbs.target import target
+
+    of_run, of_model = {"phase": phase, "split": split.value}, {"weights": weights, "mean": mean, "std": std, "out": out}
+    folder, attack = target(run, model, data, of_run, of_model)
+    with evaluating(console, quiet=quiet) as watch:
+        result = attack(
+            protocol=protocol,
+            overrides=sets or [],
+            samples=samples,
+            device=device,
+            precision=precision.value,
+            batch=batch,
+            seed=seed,
+            resume=resume,
+            watch=watch,
+        )
+    show_table([one for one in reports.read(folder, phase) if one.result == result])
+    if result.model.settings.get("outputs") == "probabilities":
+        console.print(f"{result.run} {PROBABILITIES}", markup=False)
+    for flag in result.flags:
+        console.print(f"{flag.class_} flag {flag.code}: {flag.cause} {flag.remedy}", markup=False)

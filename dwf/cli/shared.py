@@ -1,0 +1,70 @@
+"""What the commands share: the application, the console, options, and the table of results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dwf.report import Evaluated
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train mixture-of-experts image classifiers that stand up to an adversary, attack them, and report what is left.",
+    epilog="Start with: dwf demo",
+)
+console = Console(quiet=os.environ.get("RANK", "0") != "0", width=None if sys.stdout.isatty() else 140)
+"""Speaks for rank 0 only; wide enough for the table where the output goes to a file."""
+
+
+class Split(StrEnum):
+    """Which images judge."""
+
+    test = "test"
+    val = "val"
+
+
+class Precision(StrEnum):
+    """Of attack generation."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be given several times.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly where an interrupted job stood.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+_WORDS = ("Run", "Evaluation", "Worst case", "Alarms")
+"""Columns that may wrap."""
+_ONLY_WHEN_WIDE = ("n", "FGSM .01", "FGSM .03", "FGSM .09", "PGD 10")
+"""Columns that a terminal of 80 characters has no room for; the report has them all."""
+
+
+def show_table(evaluated: Sequence[Evaluated]) -> None:
+    """The paper's table, as wide as the terminal."""
+    from dwf import report as reports
+
+    header, *rows = reports.terminal(evaluated)
+    kept = [i for i, name in enumerate(header) if console.width >= 110 or name not in _ONLY_WHEN_WIDE]
+    table = Table(box=None, pad_edge=False)
+    for i in kept:
+        words = header[i] in _WORDS
+        table.add_column(
+            escape(header[i].replace(" ", "\n")), no_wrap=not words, overflow="fold", justify="left" if words else "right"
+        )
+    for row in rows:
+        table.add_row(*(escape(row[i]) for i in kept))
+    console.print(table)

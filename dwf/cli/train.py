@@ -1,0 +1,58 @@
+"""`dwf demo` and `dwf train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwf.cli.shared import Device, Quiet, Resume, Sets, app, console, show_table
+
+
+@app.command(epilog="Example: dwf demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Nine experts and a gate on handwritten digits, beside a plain and a PGD-trained net: train, attack, report, in 3 minutes."""
+    from dwf import demo as story
+    from dwf.progress import evaluating, watching
+
+    def act(name: str, number: int, total: int) -> None:
+        console.print(f"\n[bold]{number}/{total}  {name}[/bold]")
+
+    with watching(console, quiet=quiet) as listeners, evaluating(console, quiet=quiet) as watch:
+        page, evaluated = story.play(out, device=device, listeners=listeners, watch=watch, act=act)
+    show_table(evaluated)
+    address = page.resolve().as_uri()
+    console.print(f"The whole story: {page}\nOpen it in a browser, for instance: python3 -m webbrowser -t {address}", markup=False)
+
+
+@app.command(epilog="Example: dwf train dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2 --out runs/mine")
+def train(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.toml", help="See: dwf list presets")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<name> if not given")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the preset's seed.")] = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a preset or a TOML file into a run folder. Under torchrun, on several devices: torchrun -m dwf train ..."""
+    from dwf import run as runs
+    from dwf import verbs
+    from dwf.progress import watching
+
+    run = runs.read(preset, [*(sets or []), *([f"seed={seed}"] if seed is not None else [])], data=data)
+    folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
+    with watching(console, quiet=quiet) as listeners:
+        if tensorboard:
+            from dwf.tensorboard import listener
+
+            listeners.append(listener(folder))
+        verbs.train(run, folder, device=device, resume=resume, listeners=listeners)
+    console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3", markup=False)
