@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dwf.cli.shared import Device, Precision, Quiet, Resume, Sets, Split, app, console, show_table
+
+if TYPE_CHECKING:
+    from dwf.core.result import Result
+
+STRICT = 3
+"""Exit code of --strict where the number cannot be trusted."""
 
 
 @app.command(epilog="Example: dwf evaluate runs/mine --protocol table3 --set protocol.eps=0.02 --samples 1000")
@@ -24,10 +30,12 @@ def evaluate(
     sets: Sets = None,
     samples: Annotated[int | None, typer.Option(min=1, help="A seeded subset, every class in its share; all if not given")] = None,
     split: Annotated[Split, typer.Option(help="val: what the run held out of its training set.")] = Split.test,
+    surrogate: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="Also try images made on this run.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the subset and of the attacks' noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch, the unit of resume.")] = 250,
     precision: Annotated[Precision, typer.Option(help="Of attack generation; the verdict is always fp32.")] = Precision.auto,
     device: Device = "auto",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any trust flag is raised.")] = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,6 +43,7 @@ def evaluate(
     from dwf import report as reports
     from dwf.models.foreign import PROBABILITIES
     from dwf.progress import evaluating
+    from dwf.verbs.robustbench import store
     from dwf.verbs.target import target
 
     of_run, of_model = {"phase": phase, "split": split.value}, {"weights": weights, "mean": mean, "std": std, "out": out}
@@ -44,6 +53,7 @@ def evaluate(
             protocol=protocol,
             overrides=sets or [],
             samples=samples,
+            surrogates=surrogate or [],
             device=device,
             precision=precision.value,
             batch=batch,
@@ -56,3 +66,20 @@ def evaluate(
         console.print(f"{result.run} {PROBABILITIES}", markup=False)
     for flag in result.flags:
         console.print(f"{flag.class_} flag {flag.code}: {flag.cause} {flag.remedy}", markup=False)
+    for file in store(result, folder):
+        console.print(f"For RobustBench (link, authors and venue are yours to fill in): {file}", markup=False)
+    console.print(_headline(result), markup=False, highlight=False)
+    if strict and any(flag.class_ == "trust" for flag in result.flags):
+        raise typer.Exit(STRICT)
+
+
+def _headline(result: Result) -> str:
+    """The one number that an evaluation ends in."""
+    from dwf.report.wording import threat
+
+    worst, images = result.worst_case[0], result.dataset
+    return (
+        f"Worst case over {len(worst.attacks)} rows at {threat(worst.norm, worst.eps)}: {worst.accuracy:.1%} "
+        f"[{worst.ci95[0]:.1%}, {worst.ci95[1]:.1%}], SA {result.clean.accuracy:.1%}, "
+        f"n = {images.n} of {images.name} {images.split} ({images.indices})"
+    )

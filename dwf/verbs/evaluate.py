@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,6 +36,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     samples: int | None = None,
     split: Literal["test", "val"] = "test",
+    surrogates: Sequence[Path | str] = (),
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch: int = 250,
@@ -47,8 +48,9 @@ def evaluate(
 
     `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `data`: the run's data set in another
     place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its
-    share; None takes all. `split`: "val" is the part of the training set that the run held out. `precision` is that of the attacks;
-    the verdict is always fp32. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
+    share; None takes all. `split`: "val" is the part of the training set that the run held out. `surrogates`: other run folders,
+    whose adversarial images are tried here. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for
+    bad settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
@@ -73,6 +75,7 @@ def evaluate(
                 run=f"{loaded.run.name} {phase or ''}".strip(),
                 split=split,
                 deviations=loaded.spec.std,
+                surrogates=others(surrogates, images, where),
                 samples=samples,
                 device=where,
                 precision=precision_of(precision, attack_precision(where)),
@@ -93,6 +96,7 @@ def judge(
     run: str,
     split: str,
     deviations: tuple[float, ...],
+    surrogates: Mapping[str, nn.Module],
     samples: int | None,
     device: torch.device,
     precision: torch.dtype,
@@ -103,8 +107,8 @@ def judge(
 ) -> Result:
     """Attack `model`, which `entry` describes, on `images` of `split` and write the result in `folder`: how evaluations end.
 
-    `deviations`: by which the model divides each channel. The caller holds the lock of the run folder. Raises `Refused` for more
-    samples than images and a result that is there already.
+    `deviations`: by which the model divides each channel. `surrogates`: other models by name. The caller holds the lock of the run
+    folder. Raises `Refused` for more samples than images and a result that is there already.
     """
     total = len(images)
     if samples is not None:
@@ -126,7 +130,33 @@ def judge(
         deviations=deviations,
     )
     batches = list(ordered(images, batch))
-    return evaluate_model(model, settings, batches, subject, folder, precision=precision, seed=seed, resume=resume, watch=watch)
+    return evaluate_model(
+        model,
+        settings,
+        batches,
+        subject,
+        folder,
+        surrogates=surrogates,
+        precision=precision,
+        seed=seed,
+        resume=resume,
+        watch=watch,
+    )
+
+
+def others(folders: Sequence[Path | str], images: Images, device: torch.device) -> dict[str, nn.Module]:
+    """The models of other run folders by name, to transfer from; raises `Refused` for one that does not fit the images."""
+    found: dict[str, nn.Module] = {}
+    for folder in folders:
+        loaded = load(folder, device)
+        spec = loaded.spec
+        shape = (spec.channels, spec.height, spec.width)
+        if shape != tuple(images.pixels.shape[1:]) or spec.classes != images.classes:
+            raise Refused(
+                f"surrogate {folder} takes images {shape} of {len(spec.classes)} classes, which those of {images.name} are not"
+            )
+        found[loaded.run.name if loaded.run.name not in found else str(folder)] = loaded.model
+    return found
 
 
 def forward_passes(model: nn.Module) -> int:

@@ -23,7 +23,7 @@ from dwf.models.foreign import adopt
 from dwf.models.inference import attack_precision, faithful
 from dwf.run import RunFolder, differences
 from dwf.training.mover import precision_of
-from dwf.verbs.evaluate import forward_passes, judge, read_protocol
+from dwf.verbs.evaluate import forward_passes, judge, others, read_protocol
 from dwf.verbs.finding import Found, find, install, name_of
 
 PROBES = 64
@@ -42,6 +42,7 @@ def evaluate_module(
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     samples: int | None = None,
+    surrogates: Sequence[Path | str] = (),
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch: int = 250,
@@ -110,6 +111,7 @@ def evaluate_module(
                 run=name,
                 split="test",
                 deviations=found.std or (1.0,) * spec.channels,
+                surrogates=others(surrogates, images, where),
                 samples=samples,
                 device=where,
                 precision=dtype,

@@ -1,0 +1,144 @@
+"""PGD-10 at 8/255: images x steps a second of ours, torchattacks, foolbox and ART, and ours over the machine's matrix rate.
+
+Same model, images, threads and process, taken in turn. Ours is what every protocol ascends: the folded copy in bf16 where the
+processor has it; the peers get the model as their users would, in fp32. Robust accuracy is always the fp32 original's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from harness import alternate, arguments, publish, spread
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dwf.attacks import Pgd
+from dwf.core.seeds import Noise
+from dwf.core.types import Spec, Threat
+from dwf.data import named, ordered, subset
+from dwf.models import AttackCopy, ResNet
+from dwf.models.inference import attack_precision
+from dwf.run import load
+
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+SPEC = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+Attack = Callable[[Tensor, Tensor], Tensor]
+
+
+def ours(model: nn.Module) -> Attack:
+    """The attack and the copy that protocols use."""
+    copy, pgd = AttackCopy(model, attack_precision(torch.device("cpu"))), Pgd(threat=Threat(eps=EPS), steps=STEPS, step=STEP)
+    return lambda x, y: pgd(copy, x.contiguous(memory_format=torch.channels_last), y, Noise.rows(0, len(x)))
+
+
+def torchattacks(model: nn.Module) -> Attack:
+    """torchattacks.PGD."""
+    import torchattacks
+
+    return torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=STEPS)
+
+
+def foolbox(model: nn.Module) -> Attack:
+    """foolbox.attacks.LinfPGD."""
+    import foolbox
+
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=True)
+    return lambda x, y: attack.run(wrapped, x, y, epsilon=EPS)
+
+
+def art(model: nn.Module) -> Attack:
+    """ART's ProjectedGradientDescentPyTorch."""
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    shape = (SPEC.channels, SPEC.height, SPEC.width)
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, clip_values=(0, 1), device_type="cpu")
+    attack = ProjectedGradientDescentPyTorch(
+        classifier, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=1, batch_size=1024, verbose=False
+    )
+    return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), np.eye(10, dtype=np.float32)[y.numpy()]))
+
+
+PEERS = {"torchattacks": torchattacks, "foolbox": foolbox, "art": art}
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """Best FLOP/s of a square product on all threads, over sizes that fit in memory with ease."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        for _ in range(4):
+            began = time.perf_counter()
+            a @ b
+            best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def flops_a_step(model: nn.Module) -> float:
+    """FLOPs of the input gradient of one image: convolutions and products, forwards and backwards, as the step computes them."""
+    copy = AttackCopy(model)
+    x = torch.rand(1, SPEC.channels, SPEC.height, SPEC.width).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        copy(x).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, object]:
+    """All four in turn on the same images."""
+    attacks = {"ours": ours(model), **{name: make(model) for name, make in PEERS.items()}}
+    made: dict[str, Tensor] = {}
+
+    def run(name: str, attack: Attack) -> None:
+        made[name] = attack(x, y).detach()
+
+    seconds = alternate({name: lambda n=name, a=attack: run(n, a) for name, attack in attacks.items()}, repeats)
+    rate = {name: len(x) * STEPS / statistics.median(values) for name, values in seconds.items()}
+    with torch.no_grad():
+        robust = {name: float((model(images).argmax(1) == y).float().mean()) for name, images in made.items()}
+    dtype = attack_precision(torch.device("cpu"))
+    flops = flops_a_step(model)
+    return {
+        "images": len(x),
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "images_x_steps_per_second": rate,
+        "times_faster": {name: rate["ours"] / rate[name] for name in PEERS},
+        "robust_accuracy": robust,
+        "points_above": {name: 100 * (robust["ours"] - robust[name]) for name in PEERS},
+        "gflops_a_gradient": flops / 1e9,
+        "share_of_matrix_rate": flops * rate["ours"] / matrix_rate(dtype),
+        "matrix_gflops": matrix_rate(dtype) / 1e9,
+    }
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--run", nargs="*", default=[], metavar="RUN", help="trained CIFAR run folders, such as the mini DWF")
+    parser.add_argument("--data", default=None, help="the runs' data in another place")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    repeats, samples = (1, 32) if chosen.quick else (chosen.repeats, chosen.samples)
+    torch.manual_seed(0)
+    x, y = torch.rand(samples, 3, 32, 32), torch.randint(10, (samples,))
+    figures: dict[str, object] = {}
+    for width in (16,) if chosen.quick else (16, 64):
+        model = ResNet(depth=18, width=width)(SPEC).eval()
+        figures[f"ResNet-18 of width {width}, random"] = compare(model, x, y, repeats)
+    for folder in chosen.run:
+        loaded = load(folder)
+        source = named(chosen.data) if chosen.data else loaded.run.data.source
+        (batch,) = ordered(subset(source("test"), samples, 0), samples)
+        figures[loaded.run.name] = compare(loaded.model, batch.x.contiguous(), batch.y, repeats)
+    publish("attacks", figures, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

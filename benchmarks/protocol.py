@@ -1,0 +1,131 @@
+"""Whole protocols against the libraries: `table3` against its rows by torchattacks, `standard` at 8/255 against pyautoattack.
+
+Same model, images, threads and process. Ours is the protocol as `dwf evaluate` runs it, verdicts included; the libraries get the
+fp32 model as their users would give it. Everybody's images are judged by the fp32 original.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from harness import arguments, publish
+from torch import Tensor, nn
+
+from dwf.core.types import Batch
+from dwf.data import named, ordered, subset
+from dwf.evaluation import Standard, Table3
+from dwf.evaluation.autoattack import Reference
+from dwf.evaluation.check import Scope, Standing
+from dwf.evaluation.tabulate import AnyProtocol
+from dwf.evaluation.victim import Victim
+from dwf.models.inference import attack_precision
+from dwf.run import load
+
+SCOPE = Scope(classes=10, pixels=3 * 32 * 32)
+Bits = Mapping[str, Tensor]
+
+
+def ours(model: nn.Module, batch: Batch, protocol: AnyProtocol) -> Bits:
+    """Every row of a protocol."""
+    victim, standing, bits = Victim(model, attack_precision(torch.device("cpu")), 0), Standing(batch), {}
+    for check in protocol.checks(SCOPE):
+        found = check(victim, batch, standing).bits
+        standing.add(check.rows(), found)
+        bits |= found
+    return bits
+
+
+def by_torchattacks(model: nn.Module, batch: Batch, protocol: Table3) -> Bits:
+    """The paper's rows one by one; the restarts in full, as a user would write them."""
+    import torchattacks
+
+    eps, step, final = protocol.eps, 2 / 255, protocol.final
+    once = {f"fgsm-{radius:g}": torchattacks.FGSM(model, eps=radius) for radius in protocol.fgsm_eps}
+    once |= {f"pgd-{steps}": torchattacks.PGD(model, eps=eps, alpha=step, steps=steps) for steps in protocol.steps}
+    once[f"pgd-{final}-eot1"] = torchattacks.EOTPGD(model, eps=eps, alpha=step, steps=final, eot_iter=1)
+    bits = {name: right(model, attack(batch.x, batch.y), batch) for name, attack in once.items()}
+    restart = torchattacks.PGD(model, eps=eps, alpha=step, steps=final)
+    survived = [right(model, restart(batch.x, batch.y), batch) for _ in range(protocol.restarts)]
+    return {**bits, f"pgd-{final}x{protocol.restarts}": torch.stack(survived).all(0)}
+
+
+def by_pyautoattack(model: nn.Module, batch: Batch, protocol: Standard) -> Bits:
+    """The authors' standard version."""
+    victim, standing = Victim(model, torch.float32, 0), Standing(batch)
+    reference = Reference(protocol.threat, "standard")
+    clean = {"clean": right(model, batch.x, batch)}
+    return {**clean, **reference(victim, batch, standing).bits}
+
+
+@torch.no_grad()
+def right(model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+    """(B,) bool."""
+    return model(images).argmax(1) == batch.y
+
+
+def timed(run: Callable[..., Bits], *arguments: object) -> tuple[float, dict[str, float], float]:
+    """(seconds, accuracy by row, worst case over all rows)."""
+    began = time.perf_counter()
+    bits = run(*arguments)
+    seconds = time.perf_counter() - began
+    worst = torch.stack(list(bits.values())).all(0)
+    return seconds, {name: float(b.float().mean()) for name, b in bits.items()}, float(worst.float().mean())
+
+
+def against_torchattacks(model: nn.Module, batch: Batch, protocol: Table3) -> dict[str, object]:
+    """The paper's table, row for row."""
+    ours(model, batch, Table3(fgsm_eps=(0.02,), steps=(1,), final=2, restarts=1))  # warm-up
+    mine, theirs = timed(ours, model, batch, protocol), timed(by_torchattacks, model, batch, protocol)
+    above = {row: 100 * (mine[1][row] - accuracy) for row, accuracy in theirs[1].items()}
+    return {
+        "seconds": {"ours": mine[0], "torchattacks": theirs[0]},
+        "times_less": theirs[0] / mine[0],
+        "most_points_above": max(above.values()),
+        "points_above": above,
+    }
+
+
+def against_pyautoattack(model: nn.Module, batch: Batch) -> dict[str, object]:
+    """PGD-50, APGD-CE and APGD-T of ours beside APGD-CE, APGD-T, FAB-T and Square of theirs."""
+    protocol = Standard(linf=(8 / 255,), l2=())
+    mine, theirs = timed(ours, model, batch, protocol), timed(by_pyautoattack, model, batch, protocol)
+    return {
+        "seconds": {"ours": mine[0], "pyautoattack": theirs[0]},
+        "times_less": theirs[0] / mine[0],
+        "worst_case": {"ours": mine[2], "pyautoattack": theirs[2]},
+        "points_above": 100 * (mine[2] - theirs[2]),
+    }
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="trained CIFAR run folders: results/cifar10-mini/dwf ...")
+    parser.add_argument("--data", help="the runs' data in another place")
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--part", choices=("both", "table3", "standard"), default="both")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    table3 = Table3()
+    if chosen.quick:
+        table3 = Table3(fgsm_eps=(0.02,), steps=(5,), final=10, restarts=2)
+        chosen.samples, chosen.part = 20, "table3"
+    figures: dict[str, object] = {"samples": chosen.samples}
+    for folder in chosen.runs:
+        loaded = load(folder)
+        source = named(chosen.data) if chosen.data else loaded.run.data.source
+        (batch,) = ordered(subset(source("test"), chosen.samples, 0), chosen.samples)
+        found = {}
+        if chosen.part != "standard":
+            found["table3 against torchattacks"] = against_torchattacks(loaded.model, batch, table3)
+        if chosen.part != "table3":
+            found["standard against pyautoattack"] = against_pyautoattack(loaded.model, batch)
+        figures[loaded.run.name] = found
+    publish("protocol", figures, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
