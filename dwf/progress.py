@@ -111,8 +111,8 @@ class _AttackWatcher:
         elif now - before > 0.2:  # faster ones were read from an interrupted evaluation
             self._spent.append(now - before)
         left = _clock(sum(self._spent) / len(self._spent) * (total - done)) if self._spent else "some time"
-        lowest = min(accuracy, key=accuracy.__getitem__)
-        state = f"check {done}/{total}  SA {accuracy['clean']:.1%}  lowest row {lowest} {accuracy[lowest]:.1%}  {left} left"
+        latest = next(reversed(accuracy))
+        state = f"check {done}/{total}  SA {accuracy['clean']:.1%}  {latest} {accuracy[latest]:.1%}  {left} left"
         if self._task is not None:
             self._bar.update(self._task, completed=done, state=state)
         if not self._console.is_terminal:

@@ -14,9 +14,7 @@ from dwf.core.seeds import Noise
 from dwf.core.types import Attack, Batch
 from dwf.evaluation.check import Outcome, Row, Standing
 from dwf.evaluation.victim import Victim
-from dwf.evaluation.views import View, Whole
-
-WHOLE = Whole()
+from dwf.evaluation.views import WHOLE, View, Whole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dwf.core.types import Attack, Batch, Classifier, Routed, Threat
 from dwf.evaluation.attacked import attacked, take
 from dwf.evaluation.check import Outcome, Row, Standing
 from dwf.evaluation.victim import Victim
-from dwf.evaluation.views import Expert, Whole
+from dwf.evaluation.views import WHOLE, Expert
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Panel:
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """Facts for `clean` and `pgd`, and the images."""
-        _, images = attacked(self.attack, Whole(), victim, batch, victim.noise(batch))
+        _, images = attacked(self.attack, WHOLE, victim, batch, victim.noise(batch))
         facts: dict[str, Tensor] = {}
         with torch.no_grad():
             for kind, x in (("clean", batch.x), ("pgd", images)):

@@ -33,7 +33,7 @@ EXAMPLES = 12
 
 
 Watch = Callable[[int, int, Mapping[str, float]], None]
-"""Told after each check of each batch: checks done, checks in all, accuracy so far by row."""
+"""Told after each check of each batch: checks done, checks in all, accuracy so far by row, the latest row last."""
 
 
 def file_name(protocol: AnyProtocol) -> str:
@@ -225,7 +225,7 @@ class _Tally:
         """Count one check of one batch in."""
         self._done += 1
         for row, bits in shelf(found, "bits").items():
-            self._right[row] = self._right.get(row, 0) + int(bits.sum())
+            self._right[row] = self._right.pop(row, 0) + int(bits.sum())  # the latest row last
             self._count[row] = self._count.get(row, 0) + count
         if self._watch is not None:
             self._watch(self._done, self._total, {row: right / self._count[row] for row, right in self._right.items()})

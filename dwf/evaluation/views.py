@@ -32,6 +32,9 @@ class Whole:
         return victim.copy
 
 
+WHOLE = Whole()
+
+
 @dataclass(frozen=True)
 class FrozenRouting:
     """RA-E (METHODS 0): the experts, weighted as on the clean image. Holds for these very images, in this order."""

@@ -1,0 +1,162 @@
+"""The check made of any attack: who is attacked, through which view, and who judges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dwf.attacks import ApgdCe, Pgd
+from dwf.core.errors import Refused
+from dwf.core.types import Batch, Threat
+from dwf.evaluation.attacked import Attacked, attacked
+from dwf.evaluation.check import Row, Standing
+from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
+from dwf.evaluation.reweighed import Reweighed
+from dwf.evaluation.sweep import Clean
+from dwf.evaluation.victim import Victim
+from dwf.evaluation.views import WHOLE, Another, Expert, FrozenRouting, Softened, Surrogate, WeightedLogits
+from dwf.models import Mixture
+
+THREAT = Threat(eps=0.1)
+PGD = Pgd(threat=THREAT, steps=5, step=0.03)
+
+
+def victim(model: nn.Module, **others: nn.Module) -> Victim:
+    return Victim(model, torch.float32, seed=3, surrogates=others)
+
+
+def begun(target: Victim, batch: Batch) -> Standing:
+    """After the clean images."""
+    standing, clean = Standing(batch), Clean()
+    standing.add(clean.rows(), clean(target, batch, standing).bits)
+    return standing
+
+
+def test_standing_counts_the_balls_inside() -> None:
+    batch = Batch(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4))
+    standing = Standing(batch)
+
+    def add(name: str, threat: Threat, *bits: int) -> None:
+        standing.add([Row(name, threat, 1, 1, 0.1)], {name: torch.tensor(bits, dtype=torch.bool)})
+
+    add("clean", Threat(eps=0), 1, 1, 1, 0)
+    add("small", Threat(eps=0.1), 0, 1, 1, 1)
+    add("large", Threat(eps=0.2), 1, 0, 1, 1)
+    add("other", Threat(norm="l2", eps=0.05), 1, 1, 0, 1)
+    assert standing.under(Threat(eps=0.1)).tolist() == [False, True, True, False]
+    assert standing.under(Threat(eps=0.2)).tolist() == [False, False, True, False]
+    assert standing.under(Threat(norm="l2", eps=1)).tolist() == [True, True, False, False]
+    assert standing.after(("large",)).tolist() == [True, False, True, False]
+    assert standing.after(()).tolist() == [True, True, True, False]
+
+
+def test_only_survivors_are_attacked(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    standing = begun(target, batch)
+    first = Attacked("first", PGD)
+    bits = first(target, batch, standing).bits["first"]
+    standing.add(first.rows(), {"first": bits})
+    spent = target.meter.backwards
+    second = Attacked("second", PGD)(target, batch, standing).bits["second"]
+    assert target.meter.backwards - spent == 5 * int(bits.sum())
+    assert (second <= bits).all(), "a row on survivors is cumulative"
+    again = Attacked("again", PGD, after=())(target, batch, standing).bits["again"]
+    assert (again <= standing.after(())).all()
+    assert again.sum() >= second.sum()
+
+
+def test_rows_have_noise_of_their_own(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    assert not torch.equal(target.noise(batch, "a").uniform((3,)), target.noise(batch, "b").uniform((3,)))
+
+
+class Rounded(nn.Module):
+    """A copy that names class 0 whatever it sees, and so takes every other class for broken."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 10) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_what_fools_the_copy_alone_is_attacked_on_the_original(mixture: Mixture, batch: Batch) -> None:
+    honest, blind = victim(mixture), victim(mixture)
+    blind.copy = blind.through(Rounded())
+    attack = ApgdCe(threat=THREAT, steps=10)
+    expected, _ = attacked(attack, WHOLE, honest, batch, honest.noise(batch))
+    found, images = attacked(attack, WHOLE, blind, batch, blind.noise(batch))
+    others = batch.y != 0
+    assert found[others].sum() <= expected[others].sum() + 1
+    with torch.no_grad():
+        assert torch.equal(mixture(images).argmax(1) == batch.y, found)
+
+
+@torch.no_grad()
+def test_views_show_what_they_say(mixture: Mixture, batch: Batch) -> None:
+    target, x = victim(mixture), batch.x
+    moved = (x + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    clean, there = mixture.route(x), mixture.route(moved)
+
+    def shown(view: object) -> Tensor:
+        return view(target, x)(moved)  # type: ignore[operator]
+
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(shown(WHOLE), there.logits, **close)
+    torch.testing.assert_close(shown(FrozenRouting()), (clean.weights.unsqueeze(2) * there.opinions).sum(1), **close)
+    torch.testing.assert_close(shown(WeightedLogits()), there.logits, **close)
+    torch.testing.assert_close(shown(Expert(1, 2)), there.opinions[:, 1], **close)
+    torch.testing.assert_close(shown(Surrogate(1.0)), there.logits, **close)
+    voices = (there.weights.unsqueeze(2) * torch.softmax(there.opinions / 3, 2)).sum(1)
+    torch.testing.assert_close(shown(Softened(1.0, 3.0)).softmax(1), voices, **close)
+    torch.testing.assert_close(Another("twin")(victim(mixture, twin=mixture), x)(moved), there.logits, **close)
+
+
+def test_one_expert_costs_a_share(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    with torch.no_grad():
+        Expert(0, 2)(target, batch.x)(batch.x)
+    assert target.meter.forwards == len(batch.y) / 2
+
+
+def test_a_net_without_experts_is_refused(batch: Batch) -> None:
+    with pytest.raises(Refused, match="Linear has no experts to attack one by one"):
+        FrozenRouting()(Victim(nn.Linear(2, 2), torch.float32, 0), batch.x)
+
+
+def test_the_routing_is_moved_and_the_share_told(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    outcome = Rerouting("routing", PGD, after=())(target, batch, begun(target, batch))
+    asked = torch.isfinite(outcome.facts["rerouted"])
+    assert torch.equal(asked, begun(target, batch).after(()))
+    assert set(outcome.facts["rerouted"][asked].tolist()) <= {0.0, 1.0}
+    far = Pgd(threat=Threat(eps=0.9), steps=20, step=0.1)
+    easy = Rerouting("routing", far, after=())(target, batch, begun(target, batch)).facts["rerouted"]
+    assert easy.nanmean() > 0.5
+
+
+def test_experts_are_judged_by_themselves_and_by_the_system(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    outcome = ExpertsAlone(2, (PGD, ApgdCe(threat=THREAT, steps=5)))(target, batch, begun(target, batch))
+    assert set(outcome.bits) == {"expert-1", "expert-2"}
+    with torch.no_grad():
+        own = (mixture.expert(batch.x, 0).argmax(1) == batch.y).float()
+    assert torch.equal(outcome.facts["expert-1/clean"], own)
+    assert (outcome.facts["expert-1/robust"] <= own).all()
+    assert (outcome.bits["expert-1"] <= begun(target, batch).after(())).all()
+
+
+def test_the_panel_knows_the_oracle(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    facts = Panel(PGD)(target, batch, begun(target, batch)).facts
+    with torch.no_grad():
+        opinions = mixture.route(batch.x).opinions
+    assert torch.equal(facts["oracle/clean"], (opinions.argmax(2) == batch.y[:, None]).any(1).float())
+    assert facts["oracle/pgd"].mean() <= facts["oracle/clean"].mean()
+
+
+def test_reweighing_breaks_about_as_much_as_auto_pgd(mixture: Mixture, batch: Batch) -> None:
+    target = victim(mixture)
+    standing = begun(target, batch)
+    reweighed = Reweighed(THREAT, steps=15, after=())(target, batch, standing).bits["reweighed"]
+    strongest = Attacked("apgd-ce", ApgdCe(threat=THREAT, steps=60), after=())(target, batch, standing).bits["apgd-ce"]
+    assert reweighed.float().mean() <= strongest.float().mean() + 0.05
+    assert (reweighed <= standing.after(())).all()
