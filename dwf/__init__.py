@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dwf.report import write as write_report
     from dwf.run import Run, load, read
-    from dwf.verbs import evaluate, evaluate_module, train
+    from dwf.verbs import attack, evaluate, evaluate_module, train
 
 _PUBLIC = {
     "Run": "dwf.run",
+    "attack": "dwf.verbs",
     "evaluate": "dwf.verbs",
     "evaluate_module": "dwf.verbs",
     "load": "dwf.run",
@@ -32,7 +33,7 @@ _PUBLIC = {
     "write_report": "dwf.report",
 }
 
-__all__ = ["Run", "evaluate", "evaluate_module", "load", "read", "train", "write_report"]
+__all__ = ["Run", "attack", "evaluate", "evaluate_module", "load", "read", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """What the command line does, in Python: each verb one call, one file a verb."""
 
+from dwf.verbs.attack import attack
 from dwf.verbs.evaluate import evaluate
 from dwf.verbs.foreign import evaluate_module
 from dwf.verbs.train import train
 
-__all__ = ["evaluate", "evaluate_module", "train"]
+__all__ = ["attack", "evaluate", "evaluate_module", "train"]

@@ -6,25 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_models import BlockedGate, Detached, Quantised, Saturated, SaturatedMixture
+from broken_models import EPS, BlockedGate, Detached, Quantised, Saturated, SaturatedMixture, honest_mixture, honest_net
 from torch import nn
 
-from dwf.attacks import Pgd
 from dwf.core.result import DatasetEntry, ModelEntry, Result
-from dwf.core.seeds import Noise
-from dwf.core.types import Batch, Images, Spec, Threat
+from dwf.core.types import Batch, Images
 from dwf.data import Digits, ordered, subset
 from dwf.evaluation import Full, Masking
 from dwf.evaluation.protocol import evaluate
 from dwf.evaluation.tabulate import AnyProtocol, Subject
-from dwf.methods import Dwf
-from dwf.models import Gate, Mixture, ResNet
+from dwf.models import Mixture
 
-EPS = 0.1
-THREAT = Threat(eps=EPS)
 SMALL = {"eps": EPS, "steps": 20, "apgd_steps": 20, "targets": 3, "queries": 400}
 CONVERGED = {**SMALL, "steps": 50}
-SPEC = Spec(classes=tuple("0123456789"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
 
 
 @pytest.fixture(scope="session")
@@ -32,38 +26,14 @@ def images() -> Images:
     return subset(Digits()("test"), 150, 1)
 
 
-def robustly_trained(model: nn.Module, epochs: int, seed: int = 0) -> nn.Module:
-    """A moment of PGD-3 training on the digits."""
-    attack = Pgd(threat=THREAT, steps=3, step=0.05)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for epoch in range(epochs):
-        for chunk in ordered(Digits()("train"), 100):
-            model.eval()
-            x = attack(model, chunk.x, chunk.y, Noise(seed + epoch, chunk.index)) if epoch else chunk.x
-            model.train()
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), chunk.y).backward()
-            optimizer.step()
-    return model.eval()
-
-
-def single(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return ResNet(depth=10, width=6)(SPEC)
-
-
 @pytest.fixture(scope="session")
 def honest() -> nn.Module:
-    return robustly_trained(single(), epochs=6)
+    return honest_net()
 
 
 @pytest.fixture(scope="session")
 def robust_mixture() -> Mixture:
-    torch.manual_seed(0)
-    model = Dwf(backbone=ResNet(depth=10, width=4), benign=1, fgsm=0, pgd=2, gate=Gate(hidden=16)).model(SPEC)
-    robustly_trained(model, epochs=6)
-    assert isinstance(model, Mixture)
-    return model
+    return honest_mixture()
 
 
 def run(model: nn.Module, images: Images, folder: Path, protocol: AnyProtocol) -> Result:
@@ -152,8 +122,5 @@ def test_full_takes_a_mixture_apart(robust_mixture: Mixture, images: Images, tmp
 
 @pytest.mark.slow
 def test_nine_of_ten_honest_nets_raise_no_trust_flag(images: Images, tmp_path: Path) -> None:
-    raised = [
-        trust(run(robustly_trained(single(seed), 6, seed * 100), images, tmp_path / str(seed), Masking(**CONVERGED)))
-        for seed in range(10)
-    ]
+    raised = [trust(run(honest_net(seed), images, tmp_path / str(seed), Masking(**CONVERGED))) for seed in range(10)]
     assert sum(not flags for flags in raised) >= 9, raised

@@ -1,12 +1,49 @@
-"""Models broken on purpose: each hides its weakness from one kind of attack, and none is robust."""
+"""Models broken on purpose, and honest ones on the digits: what each alarm is for. benchmarks/alarms.py and the tests use them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from dwf.core.types import Routing
-from dwf.models import Mixture
+from dwf.attacks import Pgd
+from dwf.core.seeds import Noise
+from dwf.core.types import Routing, Spec, Threat
+from dwf.data import Digits, ordered
+from dwf.methods import Dwf
+from dwf.models import Gate, Mixture, ResNet
+
+EPS = 0.1
+SPEC = Spec(classes=tuple("0123456789"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+
+
+def robustly_trained(model: nn.Module, epochs: int = 6, seed: int = 0) -> nn.Module:
+    """A moment of PGD-3 training on the digits; the first epoch on clean images."""
+    attack = Pgd(threat=Threat(eps=EPS), steps=3, step=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for epoch in range(epochs):
+        for chunk in ordered(Digits()("train"), 100):
+            model.eval()
+            x = attack(model, chunk.x, chunk.y, Noise(seed + epoch, chunk.index)) if epoch else chunk.x
+            model.train()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), chunk.y).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def honest_net(seed: int = 0) -> nn.Module:
+    """A small ResNet that hides nothing."""
+    torch.manual_seed(seed)
+    return robustly_trained(ResNet(depth=10, width=6)(SPEC), seed=100 * seed)
+
+
+def honest_mixture(seed: int = 0) -> Mixture:
+    """Three experts and a gate, trained jointly, that hide nothing."""
+    torch.manual_seed(seed)
+    model = Dwf(backbone=ResNet(depth=10, width=4), benign=1, fgsm=0, pgd=2, gate=Gate(hidden=16)).model(SPEC)
+    robustly_trained(model, seed=100 * seed)
+    assert isinstance(model, Mixture)
+    return model
 
 
 class Quantised(nn.Module):
@@ -75,3 +112,14 @@ class BlockedGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         chosen = nn.functional.one_hot(self.model(x).argmax(1), self.classes)
         return chosen * 10.0 + 1e-6 * x.flatten(1).sum(1, keepdim=True) * torch.arange(self.classes)
+
+
+class Noisy(nn.Module):
+    """Another answer each time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) + torch.randn(len(x), 10) * 0.1
