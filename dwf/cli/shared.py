@@ -50,21 +50,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 _WORDS = ("Run", "Evaluation", "Worst case", "Alarms")
 """Columns that may wrap."""
 _ONLY_WHEN_WIDE = ("n", "FGSM .01", "FGSM .03", "FGSM .09", "PGD 10")
-"""Columns that a terminal of 80 characters has no room for; the report has them all."""
+"""Columns of the paper's table that a terminal of 80 characters has no room for; the report has them all."""
 
 
 def show_table(evaluated: Sequence[Evaluated]) -> None:
-    """The paper's table, as wide as the terminal."""
+    """The results, as wide as the terminal: all runs where there are several protocols, the paper's table, the other protocols."""
     from dwf import report as reports
 
-    header, *rows = reports.terminal(evaluated)
-    kept = [i for i, name in enumerate(header) if console.width >= 110 or name not in _ONLY_WHEN_WIDE]
-    table = Table(box=None, pad_edge=False)
-    for i in kept:
-        words = header[i] in _WORDS
-        table.add_column(
-            escape(header[i].replace(" ", "\n")), no_wrap=not words, overflow="fold", justify="left" if words else "right"
-        )
-    for row in rows:
-        table.add_row(*(escape(row[i]) for i in kept))
-    console.print(table)
+    for number, (header, *rows) in enumerate(reports.terminal(evaluated)):
+        paper = any(name in _ONLY_WHEN_WIDE[1:] for name in header)
+        kept = [i for i, name in enumerate(header) if console.width >= 110 or not paper or name not in _ONLY_WHEN_WIDE]
+        table = Table(box=None, pad_edge=False)
+        for i in kept:
+            words = i == 0 or header[i] in _WORDS
+            table.add_column(
+                escape(header[i].replace(" ", "\n")), no_wrap=not words, overflow="fold", justify="left" if words else "right"
+            )
+        for row in rows:
+            table.add_row(*(escape(row[i]) for i in kept))
+        console.print(*([""] if number else []), table, sep="\n")

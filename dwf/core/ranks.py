@@ -105,12 +105,3 @@ def agree(scores: Mapping[str, float]) -> dict[str, float]:
         values = values.cuda()
     dist.broadcast(values, 0)
     return dict(zip(scores, values.tolist(), strict=True))
-
-
-def gather(value: Tensor) -> Tensor:
-    """Equal parts (n, ...) of every rank, put together (world * n, ...) in rank order."""
-    if world() == 1:
-        return value
-    parts = [torch.empty_like(value) for _ in range(world())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)

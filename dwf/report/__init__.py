@@ -1,4 +1,4 @@
-"""The report: result files in, one self-contained HTML page out, and the paper's table in three more formats beside it."""
+"""The report: result files in, one self-contained HTML page out, and its tables in three more formats beside it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from dwf.report.comparison import comparison
 from dwf.report.cost import cost
 from dwf.report.curves import curves
 from dwf.report.duels import Comparison, compare
+from dwf.report.experts import experts
 from dwf.report.flags import flags
-from dwf.report.formats import csv, latex, markdown, terminal
+from dwf.report.formats import latex, markdown, terminal
 from dwf.report.images import images
 from dwf.report.page import Figure, page
 from dwf.report.provenance import provenance
 from dwf.report.reading import Evaluated, read, read_all
 from dwf.report.routing import routing
+from dwf.report.spreadsheet import csv, overview_csv
 from dwf.report.summary import summary
 from dwf.report.table import table
 from dwf.report.training import training
@@ -33,6 +35,7 @@ __all__ = [
     "csv",
     "latex",
     "markdown",
+    "overview_csv",
     "page",
     "read",
     "read_all",
@@ -47,6 +50,7 @@ FIGURES: dict[str, Figure] = {
     "Comparison": comparison,
     "Accuracy against the attack's strength": curves,
     "Classes": classes,
+    "Experts": experts,
     "Routing": routing,
     "Images": images,
     "Training": training,
@@ -58,9 +62,9 @@ FIGURES: dict[str, Figure] = {
 
 
 def write(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write the page `out` (`*.html`) and the table as .csv, .md and .tex beside it; return the four paths.
+    """Write the page `out` (`*.html`) and beside it its tables as .md and .tex, all runs as .runs.csv and every number as .csv.
 
-    Raises `Refused` for a run folder that cannot be read and for an `out` that cannot be written.
+    Returns the five paths. Raises `Refused` for a run folder that cannot be read and for an `out` that cannot be written.
     """
     if out.suffix not in (".html", ".htm"):
         raise Refused(f"the report is a web page and '{out}' does not end in .html; choose a name like report.html with --out")
@@ -68,6 +72,7 @@ def write(folders: Sequence[Path], out: Path) -> list[Path]:
     texts = {
         out: page(evaluated, FIGURES),
         out.with_suffix(".csv"): csv(evaluated),
+        out.with_suffix(".runs.csv"): overview_csv(evaluated),
         out.with_suffix(".md"): markdown(evaluated),
         out.with_suffix(".tex"): latex(evaluated),
     }

@@ -8,17 +8,23 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
 
 from dwf.report.drawing import dots, draw, legend
+from dwf.report.headline import chosen
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
-from dwf.report.wording import percent, threat
+from dwf.report.wording import percent, plural, threat
 
 SHOWN = 20
 """Classes drawn, the weakest first; the table behind the figure has all."""
 
 
 def classes(evaluated: Sequence[Evaluated]) -> str | None:
-    """One chart for each evaluation that has its accuracies by class."""
-    return joined(_classes(one, i) for i, one in enumerate(evaluated) if one.result.per_class) or None
+    """One chart a run and headline threat, by the evaluation of most images; of several, by the lowest worst case."""
+    shown = chosen([one for one in evaluated if one.result.per_class], _rank)
+    return joined(_classes(one, i) for i, one in enumerate(shown)) or None
+
+
+def _rank(one: Evaluated) -> tuple[float, ...]:
+    return -one.result.dataset.n, one.headline.accuracy if one.headline else 1.0
 
 
 def _classes(one: Evaluated, number: int) -> Markup:
@@ -35,7 +41,7 @@ def _classes(one: Evaluated, number: int) -> Markup:
         axes.set_xlabel("accuracy in %")
         legend(chart, axes)
 
-    title = f"Accuracy by class: {one.run}, {one.name}"
+    title = f"Accuracy by class: {one.run}, {one.name}, n = {plural(one.result.dataset.n, 'image')}"
     weak, strong = ordered[0], ordered[-1]
     said = f"Weakest is {weak.class_} with {percent(weak.worst_case)} % in the {worst}, "
     said += f"strongest {strong.class_} with {percent(strong.worst_case)} %."

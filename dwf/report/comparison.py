@@ -17,6 +17,7 @@ from dwf.core.files import write_json, written
 from dwf.report.duels import Comparison, Duel, Line, Side, comparisons, without_bits
 from dwf.report.markup import joined, table, tag
 from dwf.report.reading import Evaluated
+from dwf.report.rows import cumulative
 from dwf.report.wording import ABSENT, count, listed, percent, plural, short_threat
 
 _HEADER = ("A, %", "B, %", "B - A", "95 % interval", "p", "Holm p", "B is")
@@ -53,6 +54,9 @@ def caveats(one: Comparison) -> list[str]:
             "A row called worst counts an image only if it is right as it is and under every attack of that norm "
             "within that radius; a row that ends in -worst, only if no iterate of its attack broke it."
         )
+    first = one.a.seeds[0].one
+    if any(cumulative(first, entry) for entry in first.result.attacks):
+        said.append("A row that attacks survivors only is compared by what is left after it and everything that it follows.")
     if one.tests:
         said.append(
             "B - A is in points of accuracy, its 95 % interval that of paired shares (Newcombe 1998, method 10). B is even where "

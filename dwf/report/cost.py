@@ -27,7 +27,7 @@ def _run(one: Evaluated) -> list[str]:
         count(sum(int(record.get("images", 0)) for record in records)),
         duration(sum(float(record.get("seconds", 0.0)) for record in records)),
     ]
-    place = _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
+    place = "not here" if one.foreign else _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
     return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
 
 

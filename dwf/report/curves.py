@@ -1,7 +1,11 @@
-"""Accuracy against the FGSM radius and against PGD steps: the paper's figures 6 and 7, with 95 % Wilson intervals."""
+"""Accuracy against the FGSM radius and against PGD steps, the paper's figures 6 and 7, and against PGD's radius.
+
+Bands are 95 % Wilson intervals. The first two are of the paper's protocol, the third of those that run PGD at several radii.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +15,11 @@ from matplotlib.figure import Figure as Chart
 
 from dwf.core.result import AttackEntry
 from dwf.report.drawing import draw, legend, look, plain
-from dwf.report.layout import Group, family, groups
+from dwf.report.layout import Group, family, groups, papers, worst_cases
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
-from dwf.report.wording import count, decimal, interval, listed, of_255, percent, short_threat
+from dwf.report.rows import cumulative
+from dwf.report.wording import NORMS, count, decimal, interval, listed, of_255, percent, short_threat
 
 
 class Point(NamedTuple):
@@ -32,9 +37,13 @@ _HOLLOW: dict[str, Any] = {"markerfacecolor": "none", "linestyle": ""}
 
 
 def curves(evaluated: Sequence[Evaluated]) -> str | None:
-    """For each table: accuracy against the FGSM radius from the clean images on, and against the PGD steps at one radius."""
+    """For each table: accuracy against the FGSM radius from the clean images on, and against the PGD steps at one radius.
+
+    For each other evaluation with plain PGD at several radii of one norm: accuracy against its radius.
+    """
     makers = (("fgsm", _fgsm), ("pgd", _pgd))
-    drawn = [make(group, i) for i, group in enumerate(groups(evaluated)) for kind, make in makers if _has(group, kind)]
+    drawn = [make(group, i) for i, group in enumerate(papers(evaluated)) for kind, make in makers if _has(group, kind)]
+    drawn += [_radii(group, i) for i, group in enumerate(groups(evaluated)) if all(len(_plain(one)) > 1 for one in group.members)]
     return joined(drawn) or None
 
 
@@ -52,8 +61,7 @@ def _fgsm(group: Group, number: int) -> Markup:
                 name = None if i else f"worst case at {short_threat(head.norm, head.eps)}, colour as the run"
                 style = {**_HOLLOW, "marker": "*", "markersize": 13, "color": look(i).color}
                 axes.plot([head.eps], [100 * head.accuracy], label=name, **style)
-        above = axes.secondary_xaxis("top", functions=(_times_255, _over_255))
-        above.set_xlabel("the same in 255ths")
+        _in_255ths(axes)
         legend(chart, axes)
 
     title = f"Accuracy against the FGSM radius, {group.title}"
@@ -82,7 +90,51 @@ def _pgd(group: Group, number: int) -> Markup:
     return _figure(shown, paint, group=group, name=f"pgd-{number}", title=title, unit="Steps")
 
 
-def _figure(lines: list[Line], paint: Callable[[Chart], None], *, group: Group, name: str, title: str, unit: str) -> Markup:
+def _radii(group: Group, number: int) -> Markup:
+    lines: list[Line] = []
+    for one in group.members:
+        clean = Point(0.0, "clean", one.result.clean.accuracy, one.result.clean.ci95)
+        lines.append((one.run, [clean, *(_point(entry, entry.eps, entry.name) for entry in _plain(one))]))
+    entries = [entry for one in group.members for entry in _plain(one)]
+    norm = entries[0].norm
+
+    def paint(chart: Chart) -> None:
+        unit = ", as a share of the pixel range" if norm == "linf" else ""
+        axes = _axes(chart, lines, f"{NORMS.get(norm, norm)} radius of PGD-{entries[0].steps}{unit}")
+        for i, one in enumerate(group.members):
+            cases = [case for case in worst_cases(one) if case.norm == norm]
+            name = None if i else "worst case, colour as the run"
+            style = {**_HOLLOW, "marker": "*", "markersize": 13, "color": look(i).color}
+            axes.plot([case.eps for case in cases], [100 * case.accuracy for case in cases], label=name, **style)
+        if norm == "linf":
+            _in_255ths(axes)
+        legend(chart, axes)
+
+    title = f"Accuracy against the PGD radius, {group.title}"
+    falls = any(cumulative(one, entry) for one in group.members for entry in _plain(one))
+    more = " Each radius attacks the survivors of the smaller ones, so the line cannot rise." if falls else ""
+    return _figure(lines, paint, group=group, name=f"radii-{number}", title=title, unit="Radius", more=more)
+
+
+def _plain(one: Evaluated) -> list[AttackEntry]:
+    """Plain PGD on the whole model at the headline's norm, one row a radius in ascending order.
+
+    `pgd-huge` is left out: half of the pixel range is there for an alarm, and with another step.
+    """
+    norm = one.headline.norm if one.headline else None
+    found = [entry for entry in one.result.attacks if entry.norm == norm and entry.space == "pixel"]
+    rows = [entry for entry in found if re.fullmatch(r"pgd(-\d+)?(-(linf|l2-)[\d.]+)?", entry.name)]
+    return sorted({entry.eps: entry for entry in rows}.values(), key=lambda entry: entry.eps)
+
+
+def _in_255ths(axes: Axes) -> None:
+    above = axes.secondary_xaxis("top", functions=(_times_255, _over_255))
+    above.set_xlabel("the same in 255ths")
+
+
+def _figure(
+    lines: list[Line], paint: Callable[[Chart], None], *, group: Group, name: str, title: str, unit: str, more: str = ""
+) -> Markup:
     def x(point: Point) -> str:
         return decimal(point.x) if unit == "Radius" else count(point.x)
 
@@ -91,7 +143,7 @@ def _figure(lines: list[Line], paint: Callable[[Chart], None], *, group: Group, 
     rows = [(run, x(p), p.name, percent(p.accuracy), interval(p.ci95)) for run, points in lines for p in points]
     data = table(title, ("Run", unit, "Row", "Accuracy in %", "95 % interval"), rows)
     images = listed(list(map(count, group.counts)))
-    said = f"Accuracy in percent, n = {images} images; bands are 95 % Wilson intervals."
+    said = f"Accuracy in percent, n = {images} images; bands are 95 % Wilson intervals.{more}"
     drawing = draw(paint, name=name, title=title, description=description, height=3.3 + 0.22 * len(lines))
     return figure(title, drawing, said, data)
 

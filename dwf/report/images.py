@@ -1,4 +1,7 @@
-"""A few images, what FGSM and PGD add to them (drawn ten times larger, around grey), and what the model then says."""
+"""A few images, what FGSM and PGD add to them (drawn ten times larger, around grey), and what the model then says.
+
+A protocol stores what it has: `table3` both, `standard` neither.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dwf.core.errors import Refused
+from dwf.report.headline import chosen
 from dwf.report.markup import joined, scrolling, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import threat
+from dwf.report.wording import listed, threat
 
 KINDS = ("fgsm", "pgd")
 SHOWN = 8
@@ -29,30 +33,35 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def images(evaluated: Sequence[Evaluated]) -> str | None:
-    """One grid for each evaluation that stored images."""
-    return joined(_grid(one, load(one.images)) for one in evaluated if one.images) or None
+    """One grid a run and headline threat: by the evaluation that stored most kinds of images, then by that of most images."""
+    stored = {id(one): load(one.images) for one in evaluated if one.images}
+    having = [one for one in evaluated if _kinds(stored.get(id(one), {}))]
+    shown = chosen(having, lambda one: (-len(_kinds(stored[id(one)])), -one.result.dataset.n))
+    return joined(_grid(one, stored[id(one)]) for one in shown) or None
 
 
 def load(path: Path) -> Arrays:
-    """The arrays of an images file; raises `Refused` for a damaged one."""
+    """The arrays of an images file, clean and of every kind that it has; raises `Refused` for a damaged one."""
     needed = ["index", "label", "clean", "clean_prediction"]
-    needed += [name for kind in KINDS for name in (kind, f"{kind}_prediction", f"{kind}_eps")]
     try:
         with np.load(path, allow_pickle=False) as file:
+            kinds = [kind for kind in KINDS if kind in file.files]
+            needed += [name for kind in kinds for name in (kind, f"{kind}_prediction", f"{kind}_eps")]
             arrays = {name: file[name] for name in needed}
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise Refused(f"{path} is damaged, its images cannot be read; evaluate the run again") from None
     clean, sizes = arrays["clean"], {len(array) for name, array in arrays.items() if not name.endswith("_eps")}
-    if clean.ndim != 4 or len(sizes) != 1 or any(arrays[kind].shape != clean.shape for kind in KINDS):
+    if clean.ndim != 4 or len(sizes) != 1 or any(arrays[kind].shape != clean.shape for kind in kinds):
         raise Refused(f"{path} is damaged, its arrays do not fit together; evaluate the run again")
     return arrays
 
 
 def _grid(one: Evaluated, arrays: Arrays) -> Markup:
-    threats = {kind: threat("linf", float(arrays[f"{kind}_eps"])) for kind in KINDS}
-    caption = f"{one.run}, {one.name}: images under FGSM at {threats['fgsm']} and PGD at {threats['pgd']}"
+    kinds = _kinds(arrays)
+    threats = [f"{kind.upper()} at {_threat(one, arrays, kind)}" for kind in kinds]
+    caption = f"{one.run}, {one.name}: images under {listed(threats)}"
     header = ["Image", "Clean"]
-    header += [text for kind in KINDS for text in (f"{kind.upper()} adds (x{TIMES})", f"Under {kind.upper()}")]
+    header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{TIMES})", f"Under {kind.upper()}")]
     rows = [_row(one, arrays, i) for i in range(min(SHOWN, len(arrays["label"])))]
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in header)))
     whole = tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *rows), class_="images")
@@ -60,12 +69,21 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     return scrolling(whole, caption) + tag("p", note, class_="small")
 
 
+def _kinds(arrays: Arrays) -> list[str]:
+    return [kind for kind in KINDS if kind in arrays]
+
+
+def _threat(one: Evaluated, arrays: Arrays, kind: str) -> str:
+    norm = one.headline.norm if one.headline else "linf"
+    return threat(norm, float(arrays[f"{kind}_eps"]))
+
+
 def _row(one: Evaluated, arrays: Arrays, i: int) -> Markup:
     label, row = int(arrays["label"][i]), int(arrays["index"][i])
     truth = _class(one, label)
     cells = [tag("th", truth, tag("small", f"row {row}"), scope="row")]
     cells.append(_seen(one, arrays["clean"][i], int(arrays["clean_prediction"][i]), label, f"Clean image {row}, {truth}"))
-    for kind in KINDS:
+    for kind in _kinds(arrays):
         change = 0.5 + TIMES * (arrays[kind][i] - arrays["clean"][i])
         cells.append(tag("td", _picture(change, f"What {kind.upper()} adds to image {row}, times {TIMES}")))
         prediction, name = int(arrays[f"{kind}_prediction"][i]), f"Image {row} under {kind.upper()}, {truth}"

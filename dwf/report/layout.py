@@ -2,6 +2,8 @@
 
 MS is the paper's PGD-100 with three restarts, A its PGD-100 with expectation over one draw. We add FGSM at PGD's own radius, which
 shows at once whether FGSM beats PGD, and the worst case over everything that was run. Columns are made from the fields of the rows.
+
+The other protocols have rows that only their own kind of model has, or that are cumulative: their table is SA and worst cases.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dwf.core.result import AttackEntry
+from dwf.core.result import AttackEntry, WorstCase
 from dwf.report.reading import Evaluated
 from dwf.report.wording import decimal, listed, of_255, radius, short_threat
 
 Family = Literal["clean", "fgsm", "pgd", "restarts", "eot", "own", "other", "worst"]
 ORDER: tuple[Family, ...] = ("clean", "fgsm", "pgd", "restarts", "eot", "own", "other", "worst")
+PAPER = "table3"
+"""The protocol whose rows are the columns of the paper's table."""
 _WORST_SUFFIX = "-worst"
 
 
@@ -53,6 +57,7 @@ class Group:
     """Evaluations that may stand in one table: the same protocol with the same settings, the same data set and split."""
 
     name: str
+    """The evaluation's; empty for a table of several protocols, whose lines are never compared with each other."""
     dataset: str
     split: str
     members: tuple[Evaluated, ...]
@@ -60,7 +65,7 @@ class Group:
     @property
     def title(self) -> str:
         """`table3 on cifar10, test split`."""
-        return f"{self.name} on {self.dataset}, {self.split} split"
+        return f"{self.name or 'Worst case by protocol'} on {self.dataset}, {self.split} split"
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -69,7 +74,7 @@ class Group:
         for member in self.members:
             for column in _columns(member):
                 found.setdefault(column.key, column)
-        ordered = sorted(found.values(), key=lambda column: ORDER.index(column.family))
+        ordered = sorted(found.values(), key=_place)
         labels = [column.heading for column in ordered]
         return tuple(  # rows of one family at several radii would share a label: their own names tell them apart
             Column(c.key, "other", c.key, c.note) if labels.count(c.heading) > 1 else c for c in ordered
@@ -78,7 +83,8 @@ class Group:
     @property
     def pgd_radius(self) -> str:
         """The radius of the PGD columns, in both units."""
-        entries = [entry for member in self.members for entry in member.result.attacks if family(entry) == "pgd"]
+        members = [member for member in self.members if member.protocol == PAPER]
+        entries = [entry for member in members for entry in member.result.attacks if family(entry) == "pgd"]
         return listed([radius(norm, eps) for norm, eps in sorted({(entry.norm, entry.eps) for entry in entries})])
 
     @property
@@ -99,6 +105,20 @@ def groups(evaluated: Iterable[Evaluated]) -> list[Group]:
     for one in evaluated:
         found.setdefault((one.name, one.result.dataset.name, one.result.dataset.split), []).append(one)
     return [Group(*key, members=tuple(members)) for key, members in found.items()]
+
+
+def papers(evaluated: Iterable[Evaluated]) -> list[Group]:
+    """The tables in the paper's layout."""
+    return groups(one for one in evaluated if one.protocol == PAPER)
+
+
+def others(evaluated: Iterable[Evaluated]) -> list[Group]:
+    """One table for each data set and split, with a line for each evaluation by another protocol."""
+    found: dict[tuple[str, str], list[Evaluated]] = {}
+    for one in evaluated:
+        if one.protocol != PAPER:
+            found.setdefault((one.result.dataset.name, one.result.dataset.split), []).append(one)
+    return [Group("", *key, members=tuple(members)) for key, members in found.items()]
 
 
 def base(entry: AttackEntry) -> str:
@@ -123,9 +143,8 @@ def cell(one: Evaluated, column: Column, iterate: str = "last") -> Cell | None:
     if column.family == "clean":
         return Cell(one.result.clean.accuracy, *one.result.clean.ci95, one.result.clean.n) if iterate == "last" else None
     if column.family == "worst":
-        head = one.headline
-        matches = iterate == "last" and head is not None and _worst_key(head.norm, head.eps) == column.key
-        return Cell(head.accuracy, *head.ci95, one.result.dataset.n) if matches and head else None
+        matching = (case for case in worst_cases(one) if iterate == "last" and _worst_key(case) == column.key)
+        return next((Cell(case.accuracy, *case.ci95, one.result.dataset.n) for case in matching), None)
     for entry in one.result.attacks:
         if base(entry) == column.key and entry.iterate == iterate:
             return Cell(entry.accuracy, *entry.ci95, entry.n)
@@ -134,6 +153,8 @@ def cell(one: Evaluated, column: Column, iterate: str = "last") -> Cell | None:
 
 def best(group: Group, column: Column) -> float | None:
     """The highest accuracy as it is printed, in hundredths of a percent; None where fewer than two runs have the number."""
+    if not group.name:
+        return None
     found = [c.accuracy for member in group.members if (c := cell(member, column))]
     return round(1e4 * max(found)) if len(found) > 1 else None
 
@@ -146,20 +167,24 @@ def is_best(group: Group, column: Column, found: Cell | None) -> bool:
 def repeated(group: Group) -> list[tuple[str, Sequence[Evaluated]]]:
     """Runs that differ in nothing but the seed, with a name for their mean: `dwf, 5 seeds`."""
     found: dict[str, list[Evaluated]] = {}
-    for member in group.members:
+    for member in group.members if group.name else ():
         settings = {k: v for k, v in member.record["settings"].items() if k not in ("seed", "name", "out")}
         found.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(member)
     families = [members for members in found.values() if len({m.record["seed"] for m in members}) > 1]
     return [(f"{members[0].method}, {len(members)} seeds", members) for members in families]
 
 
+def worst_cases(one: Evaluated) -> Sequence[WorstCase]:
+    """Those to quote: the headline, and all of `standard`. Other protocols attack at further radii for their alarms alone."""
+    return one.result.worst_case if one.protocol == "standard" else one.result.worst_case[:1]
+
+
 def _columns(one: Evaluated) -> list[Column]:
-    entries = [entry for entry in one.result.attacks if entry.iterate == "last"]
+    entries = [entry for entry in one.result.attacks if entry.iterate == "last" and one.protocol == PAPER]
     entries.sort(key=lambda entry: (entry.eps, entry.steps) if family(entry) in ("fgsm", "pgd") else (0.0, 0))
-    columns = [Column("SA", "clean", "SA", "clean"), *map(_column, entries)]
-    if head := one.headline:
-        columns.append(Column(_worst_key(head.norm, head.eps), "worst", "Worst case", short_threat(head.norm, head.eps)))
-    return columns
+    worst = sorted(worst_cases(one), key=lambda case: (case.norm != "linf", case.eps))
+    heads = [Column(_worst_key(case), "worst", "Worst case", short_threat(case.norm, case.eps)) for case in worst]
+    return [Column("SA", "clean", "SA", "clean"), *map(_column, entries), *heads]
 
 
 def _column(entry: AttackEntry) -> Column:
@@ -179,5 +204,11 @@ def _column(entry: AttackEntry) -> Column:
             return Column(entry.name, "other", entry.name, radius(entry.norm, entry.eps))
 
 
-def _worst_key(norm: str, eps: float) -> str:
-    return f"worst_case {norm} {eps:.6f}"
+def _place(column: Column) -> tuple[int, bool, str]:
+    """By family; of the worst cases Linf first, and ascending radii."""
+    worst = column.family == "worst"
+    return ORDER.index(column.family), worst and " linf " not in column.key, column.key if worst else ""
+
+
+def _worst_key(case: WorstCase) -> str:
+    return f"worst_case {case.norm} {case.eps:.6f}"

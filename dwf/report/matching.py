@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwf.core.errors import Refused
+from dwf.report.commands import command
 from dwf.report.paired import Bits
-from dwf.report.provenance import command
 from dwf.report.reading import Evaluated
 from dwf.report.wording import count, listed, plural, short_threat
 
@@ -126,7 +126,7 @@ def remedy(a: Evaluated, b: Evaluated) -> str:
     """How to evaluate b's run as a's was."""
     if a.result.protocol == b.result.protocol and _rows(a) != _rows(b):
         return "evaluate both, in this version, by a protocol that asks every model the same, such as table3"
-    again = command(replace(a, folder=b.folder))
+    again = command(replace(a, folder=b.folder, record=b.record))
     if (a.result.dataset.name, a.result.dataset.sha256) != (b.result.dataset.name, b.result.dataset.sha256):
         again += " --data IMAGES, with the images of the other"
     file = b.folder / "eval" / f"{a.name}.json"

@@ -42,6 +42,12 @@ def notices(evaluated: Sequence[Evaluated]) -> list[str]:
         if group.split != "test":
             said.append(f"{group.title} was measured on the {group.split} split: it serves to choose, not to claim.")
     spaces = {one.name for one in evaluated for entry in one.result.attacks if entry.space == "normalized"}
+    soft = {one.run for one in evaluated if one.foreign and one.foreign.get("outputs") == "probabilities"}
+    if soft:
+        said.append(
+            f"{listed(sorted(soft))} returns probabilities and was attacked through their logarithm: attacks by gradient are "
+            "weaker than they could be."
+        )
     if spaces:
         said.append(f"{listed(sorted(spaces))} attacks in standardised space: its radii are not shares of the pixel range.")
     return said

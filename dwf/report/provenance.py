@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
+from dwf.report.commands import command
 from dwf.report.markup import facts, joined, tag
 from dwf.report.reading import Evaluated
 from dwf.report.wording import count, duration
@@ -19,31 +19,17 @@ def provenance(evaluated: Sequence[Evaluated]) -> str | None:
     return joined(map(_block, evaluated))
 
 
-def command(one: Evaluated) -> str:
-    """The command that repeats an evaluation. The evaluation's name carries the settings that differ from the protocol's own."""
-    protocol = one.result.protocol
-    tag_ = one.name.removeprefix(protocol.name)
-    data, where = one.result.dataset, one.result.environment
-    named = {key: value for key, value in protocol.settings.items() if re.search(rf"-{re.escape(key)}(?![a-z_])", tag_)}
-    parts = ["dwf", "evaluate", str(one.folder), "--protocol", protocol.name]
-    parts += [part for key, value in named.items() for part in ("--set", f"protocol.{key}={json.dumps(value)}")]
-    parts += ["--samples", str(data.n)] if data.indices != "all" else []
-    parts += ["--split", data.split] if data.split != "test" else []
-    parts += ["--seed", str(where.seed)] if where.seed else []
-    return shlex.join(parts)
-
-
 def _block(one: Evaluated) -> Markup:
-    result, run, where = one.result, one.record["environment"], one.result.environment
-    data = result.dataset
+    result, where = one.result, one.result.environment
+    data, about = result.dataset, one.foreign
     pairs: list[tuple[object, object]] = [
         ("Images", f"{data.name}, {data.split} split, n = {count(data.n)} ({data.indices})"),
         ("Checksum of the data", tag("code", f"sha256 {data.sha256}")),
-        ("Trained", f"{one.record.get('started', '?')}, seed {one.record['seed']}, {_versions(run)}"),
+        *(_trained(one) if about is None else _foreign(about)),
         ("Evaluated", f"{where.started}, seed {where.seed}, {_versions(where.model_dump())}, {duration(where.seconds)}"),
         ("Evaluate again", tag("code", command(one))),
     ]
-    settings = (("The run", one.record["settings"]), (f"The protocol {result.protocol.name}", result.protocol.settings))
+    settings = ((_owner(about), one.record["settings"]), (f"The protocol {result.protocol.name}", result.protocol.settings))
     folded = [
         tag("details", tag("summary", f"{name}: every setting"), tag("pre", json.dumps(value, indent=1, default=str), tabindex="0"))
         for name, value in settings
@@ -51,6 +37,30 @@ def _block(one: Evaluated) -> Markup:
     return tag("section", tag("h3", f"{one.run}, {one.name}"), facts(pairs), *folded, class_="run")
 
 
-def _versions(environment: dict[str, object]) -> str:
+def _owner(about: Mapping[str, Any] | None) -> str:
+    return "The run" if about is None else "The model"
+
+
+def _trained(one: Evaluated) -> list[tuple[object, object]]:
+    run = one.record["environment"]
+    return [("Trained", f"{one.record.get('started', '?')}, seed {one.record['seed']}, {_versions(run)}")]
+
+
+def _foreign(about: Mapping[str, Any]) -> list[tuple[object, object]]:
+    """What is known of a model that came from elsewhere: how it was trained is not."""
+    given = f"standardised by mean {about['mean']} and std {about['std']}" if about.get("mean") else "as pixels in [0, 1]"
+    outputs = str(about.get("outputs", "?"))
+    if outputs == "probabilities":
+        outputs += ", attacked through their logarithm, which makes attacks that follow its gradient weaker than they could be"
+    weights = f", weights {about['weights']}" if about.get("weights") else ""
+    return [
+        ("Trained", "not here: how this model was trained is not known"),
+        ("The model", joined([tag("code", str(about.get("model", "?"))), f"{weights}; it takes its images {given}"])),
+        ("Its outputs", outputs),
+        ("Fingerprint of its weights", tag("code", f"sha256 {about.get('fingerprint', '?')}")),
+    ]
+
+
+def _versions(environment: Mapping[str, object]) -> str:
     known = {key: environment.get(key, "?") for key in ("dwf", "torch", "device", "threads", "precision")}
     return f"dwf {known['dwf']}, torch {known['torch']}, {known['device']} with {known['threads']} threads, {known['precision']}"

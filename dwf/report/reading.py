@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.journal import Record
-from dwf.core.record import read_record
+from dwf.core.record import FOREIGN, read_record
 from dwf.core.result import Result, WorstCase, from_json
 
 
@@ -38,6 +39,22 @@ class Evaluated:
     def method(self) -> str:
         """The kind of the method, such as `dwf`."""
         return self.result.model.method
+
+    @property
+    def protocol(self) -> str:
+        """The protocol without its settings: `table3`, `full`."""
+        return self.result.protocol.name
+
+    @property
+    def tag(self) -> str:
+        """The settings that differ from the protocol's own, other than its threat: `steps10`; empty where none does."""
+        return re.sub(r"-(eps[\d.e-]+|norm[a-z0-9]+)(?=-|$)", "", self.name.removeprefix(self.protocol)).strip("-")
+
+    @property
+    def foreign(self) -> Mapping[str, Any] | None:
+        """What is known of a model that was not trained here; None for a run."""
+        about = self.record["settings"].get("method")
+        return about if isinstance(about, dict) and about.get("kind") == FOREIGN else None
 
     @property
     def headline(self) -> WorstCase | None:

@@ -10,20 +10,25 @@ from matplotlib.figure import Figure as Chart
 
 from dwf.core.result import RoutingEntry
 from dwf.report.drawing import INK, dots, draw, legend
+from dwf.report.headline import chosen
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
-from dwf.report.wording import percent
+from dwf.report.wording import percent, plural
 
 _KINDS = {"clean": "clean images", "fgsm": "FGSM images", "pgd": "PGD images"}
 
 
 def routing(evaluated: Sequence[Evaluated]) -> str | None:
-    """One chart for each evaluation of a model with a gate."""
-    drawn = [_routing(one, one.result.routing, i) for i, one in enumerate(evaluated) if one.result.routing]
-    return joined(drawn) or None
+    """One chart a run with a gate and headline threat: by the evaluation with most kinds of images, then with most images."""
+    shown = chosen([one for one in evaluated if one.result.routing], _rank)
+    return joined(_routing(one, one.result.routing or {}, i) for i, one in enumerate(shown)) or None
 
 
-def experts(one: Evaluated, count: int) -> list[str]:
+def _rank(one: Evaluated) -> tuple[float, ...]:
+    return -len(one.result.routing or ()), -one.result.dataset.n
+
+
+def names(one: Evaluated, count: int) -> list[str]:
     """Names of the experts: their training phases where the journal has one for each, otherwise numbers."""
     phases = [str(r["phase"]) for r in one.journal if r.get("event") == "phase" and "phase" in r]
     own = [name for name in dict.fromkeys(phases) if name not in ("joint", "gate", "train")]
@@ -33,20 +38,20 @@ def experts(one: Evaluated, count: int) -> list[str]:
 def _routing(one: Evaluated, gate: Mapping[str, RoutingEntry], number: int) -> Markup:
     shown = {_KINDS.get(kind, kind): entry for kind, entry in gate.items()}
     size = min(len(entry.weights) for entry in shown.values())
-    names = experts(one, size)
-    title = f"Mean gate weight of each expert: {one.run}, {one.name}"
+    called = names(one, size)
+    title = f"Mean gate weight of each expert: {one.run}, {one.name}, n = {plural(one.result.dataset.n, 'image')}"
 
     def paint(chart: Chart) -> None:
         axes = chart.subplots()
         axes.axvline(100 / size, color=INK, linewidth=1, linestyle=":", label="uniform")
-        dots(axes, names, {kind: entry.weights[:size] for kind, entry in shown.items()})
+        dots(axes, called, {kind: entry.weights[:size] for kind, entry in shown.items()})
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
         axes.set_xlabel("mean weight in %")
         legend(chart, axes)
 
-    said = [f"On {kind} {_heaviest(entry, names)}" for kind, entry in shown.items()]
+    said = [f"On {kind} {_heaviest(entry, called)}" for kind, entry in shown.items()]
     drawing = draw(paint, name=f"routing-{number}", title=title, description=". ".join(said) + ".", height=1.5 + 0.3 * size)
-    return figure(title, drawing, ". ".join(said) + ".", _data(title, shown, names))
+    return figure(title, drawing, ". ".join(said) + ".", _data(title, shown, called))
 
 
 def _data(title: str, shown: Mapping[str, RoutingEntry], names: Sequence[str]) -> Markup:

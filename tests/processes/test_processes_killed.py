@@ -12,10 +12,11 @@ from typing import NamedTuple
 import pytest
 from dwf_processes import done, finish, leftovers, preset, records, start, until, untimed, whole
 
-EVALUATION = ["--protocol", "table3", "--samples", "80", "--batch", "8", "--device", "cpu", "--precision", "fp32", "--resume"]
-EVALUATION += ["--set", "protocol.steps=[5,20]", "--set", "protocol.final=40"]
+EVALUATION = ["--protocol", "full", "--samples", "40", "--batch", "8", "--device", "cpu", "--precision", "fp32", "--resume"]
+FEW = ("steps=3", "apgd_steps=6", "targets=2", "queries=20")
+EVALUATION += [word for text in FEW for word in ("--set", f"protocol.{text}")]
 SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
-NAME = "table3-steps5_20-final40"
+NAME = "full-steps3-apgd_steps6-targets2-queries20"
 
 
 class Undisturbed(NamedTuple):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from report_protocols import autoattack, flag, full, moe, standard, table3, write
 
 from dwf import report
 
@@ -36,9 +37,19 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(params=["table3", "every protocol"])
+def material(request, runs, tmp_path):
+    """Run folders: of the paper's protocol alone, and of all of them."""
+    if request.param == "table3":
+        return runs
+    alarms = (flag("softened_transfer"), flag("dead_weight", "worth"))
+    mix = write(tmp_path / "mix", table3(n=1000), full(flags=alarms), moe(), standard())
+    return [mix, write(tmp_path / "plain", table3(run="plain", gate=0), autoattack(run="plain", gate=0))]
+
+
 @pytest.fixture
-def opened(browser, runs, tmp_path):
-    out = report.write(runs, tmp_path / "report.html")[0]
+def opened(browser, material, tmp_path):
+    out = report.write(material, tmp_path / "report.html")[0]
     pages, troubles = [], []
 
     def open_(width, scheme):
