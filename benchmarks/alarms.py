@@ -1,4 +1,4 @@
-"""What `masking` and `full` say of models broken on purpose, beside the honest ones they were made of (digits, eps 0.1).
+"""What `masking` and `full` say of models broken on purpose, beside the honest ones they were made of (digits, eps 0.06).
 
 docs/evaluation.md shows the figures.
 """

@@ -12,13 +12,13 @@ from dwf.data import Digits, ordered
 from dwf.methods import Dwf
 from dwf.models import Gate, Mixture, ResNet
 
-EPS = 0.1
+EPS = 0.06
 SPEC = Spec(classes=tuple("0123456789"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
 
 
 def robustly_trained(model: nn.Module, epochs: int = 6, seed: int = 0) -> nn.Module:
     """A moment of PGD-3 training on the digits; the first epoch on clean images."""
-    attack = Pgd(threat=Threat(eps=EPS), steps=3, step=0.05)
+    attack = Pgd(threat=Threat(eps=EPS), steps=3, step=EPS / 2)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for epoch in range(epochs):
         for chunk in ordered(Digits()("train"), 100):

@@ -111,7 +111,7 @@ class _AttackWatcher:
         elif now - before > 0.2:  # faster ones were read from an interrupted evaluation
             self._spent.append(now - before)
         left = _clock(sum(self._spent) / len(self._spent) * (total - done)) if self._spent else "some time"
-        latest = next(reversed(accuracy))
+        latest = list(accuracy)[-1]
         state = f"check {done}/{total}  SA {accuracy['clean']:.1%}  {latest} {accuracy[latest]:.1%}  {left} left"
         if self._task is not None:
             self._bar.update(self._task, completed=done, state=state)

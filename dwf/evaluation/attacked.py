@@ -34,11 +34,10 @@ class Attacked:
     def rows(self) -> Sequence[Row]:
         """One row, with every setting of attack and view."""
         attack = self.attack
-        on = "survivors of all before" if self.after is None else f"survivors of {', '.join(self.after) or 'the clean image'}"
         settings: dict[str, Any] = {
             **attack.model_dump(mode="json", exclude={"threat"}),  # type: ignore[attr-defined]
             "view": {"kind": type(self.view).__name__, **asdict(self.view)},  # type: ignore[call-overload]
-            "on": on,
+            "on": on_whom(self.after),
         }
         steps = getattr(attack, "steps", getattr(attack, "queries", 1))
         return [
@@ -63,6 +62,11 @@ class Attacked:
         right, _ = attacked(self.attack, self.view, victim, rest := take(batch, rows), victim.noise(rest, self.name))
         victim.bill(self.name)
         return Outcome({self.name: before.index_put((rows,), right)})
+
+
+def on_whom(after: tuple[str, ...] | None) -> str:
+    """Whom a row attacks, in the words of the result file."""
+    return "survivors of all before" if after is None else f"survivors of {', '.join(after) or 'the clean image'}"
 
 
 def take(batch: Batch, rows: Tensor) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dwf.attacks import Pgd
 from dwf.core.types import Attack, Batch, Classifier, Routed, Threat
-from dwf.evaluation.attacked import attacked, take
+from dwf.evaluation.attacked import attacked, on_whom, take
 from dwf.evaluation.check import Outcome, Row, Standing
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Expert
@@ -30,8 +30,8 @@ class Rerouting:
 
     def rows(self) -> Sequence[Row]:
         """One row."""
-        attack = self.attack
-        return [Row(self.name, attack.threat, attack.steps, attack.restarts, attack.step, settings={"view": {"kind": "routing"}})]
+        attack, settings = self.attack, {"view": {"kind": "routing"}, "on": on_whom(self.after)}
+        return [Row(self.name, attack.threat, attack.steps, attack.restarts, attack.step, settings=settings)]
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """The labels are the experts of the clean images."""

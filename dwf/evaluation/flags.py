@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwf.core.result import FlagEntry, RoutingEntry
-from dwf.evaluation.statistics import Bits, exceeds, wilson
+from dwf.evaluation.statistics import LEVEL, Bits, exceeds, wilson
 
 Weights = NDArray[np.float32]
 """(N, K) the gate's weights, rows sum to 1."""
@@ -20,16 +20,17 @@ POINT = 0.01
 
 
 class Alarms:
-    """What was raised, and how many tests at 5 % were asked: their number bounds the chance of a false alarm on a sound model."""
+    """What was raised, and how many alarms a test at 5 % decided: that bounds the chance of a false one on a sound model."""
 
     def __init__(self) -> None:
         self.raised: list[FlagEntry] = []
         self.tests = 0
 
-    def test(self, entry: FlagEntry | None) -> None:
-        """Take in the answer of a statistical test."""
+    def test(self, *answers: FlagEntry | None) -> None:
+        """Take in one alarm's statistical test: of several pairs, each was asked at `LEVEL` over their number."""
         self.tests += 1
-        self.note(entry)
+        for entry in answers:
+            self.note(entry)
 
     def note(self, entry: FlagEntry | None) -> None:
         """Take in the answer of a measurement that chance plays no part in. Of one alarm, the first raised stays."""
@@ -68,9 +69,9 @@ def fgsm_overfit(fgsm: Bits, pgd: Bits) -> FlagEntry | None:
     )
 
 
-def no_convergence(before: Bits, after: Bits, names: tuple[str, str]) -> FlagEntry | None:
+def no_convergence(before: Bits, after: Bits, names: tuple[str, str], level: float = LEVEL) -> FlagEntry | None:
     """Twice the steps, or more restarts, still cost accuracy: the attack had not finished."""
-    if not exceeds(before, after, POINT):
+    if not exceeds(before, after, POINT, level):
         return None
     return FlagEntry(
         code="no_convergence",
@@ -81,9 +82,9 @@ def no_convergence(before: Bits, after: Bits, names: tuple[str, str]) -> FlagEnt
     )
 
 
-def nonmonotone(smaller: Bits, larger: Bits, names: tuple[str, str]) -> FlagEntry | None:
+def nonmonotone(smaller: Bits, larger: Bits, names: tuple[str, str], level: float = LEVEL) -> FlagEntry | None:
     """A larger ball holds the smaller one, so an attack that finds what is there cannot do worse in it."""
-    if not exceeds(larger, smaller, POINT):
+    if not exceeds(larger, smaller, POINT, level):
         return None
     return FlagEntry(
         code="nonmonotone",
@@ -123,9 +124,9 @@ def zero_gradient(asked: Fact) -> FlagEntry | None:
     )
 
 
-def blackbox_beats_whitebox(name: str, blind: Bits, restarted: Bits, survivors: Bits) -> FlagEntry | None:
+def blackbox_beats_whitebox(name: str, blind: Bits, restarted: Bits, survivors: Bits, level: float = LEVEL) -> FlagEntry | None:
     """Of the survivors of the white-box attacks, an attack that sees less breaks more than as many further restarts."""
-    if not survivors.any() or not exceeds(restarted[survivors], blind[survivors], POINT):
+    if not survivors.any() or not exceeds(restarted[survivors], blind[survivors], POINT, level):
         return None
     share = difference(restarted[survivors], blind[survivors])
     return FlagEntry(
@@ -137,9 +138,9 @@ def blackbox_beats_whitebox(name: str, blind: Bits, restarted: Bits, survivors: 
     )
 
 
-def softened_transfer(name: str, softened: Bits, restarted: Bits, survivors: Bits) -> FlagEntry | None:
+def softened_transfer(name: str, softened: Bits, restarted: Bits, survivors: Bits, level: float = LEVEL) -> FlagEntry | None:
     """The same for images made on the model's own softened copy."""
-    if not survivors.any() or not exceeds(restarted[survivors], softened[survivors], POINT):
+    if not survivors.any() or not exceeds(restarted[survivors], softened[survivors], POINT, level):
         return None
     share = difference(restarted[survivors], softened[survivors])
     return FlagEntry(

@@ -22,6 +22,7 @@ from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.gradients import ZeroGradient
 from dwf.evaluation.standard import auto_pgd, label, step_of
+from dwf.evaluation.statistics import LEVEL
 from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep
 from dwf.evaluation.transfer import transfer_sources
 from dwf.evaluation.views import Softened
@@ -114,20 +115,23 @@ class Masking(Settings):
         alarms.note(flags.zero_gradient(findings.facts["zero_gradient"]))
         alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
         alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
-        alarms.test(flags.no_convergence(bits[short], bits[long], (f"{self.steps}", f"{2 * self.steps} steps")))
         restarted = bits[f"pgd-{2 * self.steps}x{self.restarts}"]
-        alarms.test(flags.no_convergence(bits[long], restarted, ("1", f"{self.restarts} restarts")))
+        alarms.test(
+            flags.no_convergence(bits[short], bits[long], (f"{self.steps}", f"{2 * self.steps} steps"), LEVEL / 2),
+            flags.no_convergence(bits[long], restarted, ("1", f"{self.restarts} restarts"), LEVEL / 2),
+        )
         steps = sorted([(self.eps, short), *((other.eps, f"pgd-{label(other)}") for other in self.others())])
-        for (small, inner), (large, outer) in pairwise(steps):
-            alarms.test(flags.nonmonotone(bits[inner] & clean, bits[outer] & clean, (f"{small:.4g}", f"{large:.4g}")))
+        pairs = list(pairwise((f"{eps:.4g}", bits[row] & clean) for eps, row in steps))
+        alarms.test(*(flags.nonmonotone(a, b, (inner, outer), LEVEL / len(pairs)) for (inner, a), (outer, b) in pairs))
         alarms.test(flags.large_eps_survives(bits["pgd-huge"], findings.classes, "half of the pixel range"))
         survivors = bits[next(row for row in ("apgd-t", "apgd-dlr", "apgd-ce") if row in bits)]
-        for row in bits:
-            if row == "square" or row.startswith("transfer-"):
-                budget = "restarts-query" if row == "square" else "restarts-gradient"
-                alarms.test(flags.blackbox_beats_whitebox(row, bits[row], bits[budget], survivors))
-            elif row.startswith("softened-"):
-                alarms.test(flags.softened_transfer(row, bits[row], bits["restarts-gradient"], survivors))
+        blind = [row for row in bits if row == "square" or row.startswith("transfer-")]
+        budget = {row: bits["restarts-query" if row == "square" else "restarts-gradient"] for row in blind}
+        alarms.test(*(flags.blackbox_beats_whitebox(row, bits[row], budget[row], survivors, LEVEL / len(blind)) for row in blind))
+        soft = [row for row in bits if row.startswith("softened-")]
+        if soft:
+            again = bits["restarts-gradient"]
+            alarms.test(*(flags.softened_transfer(row, bits[row], again, survivors, LEVEL / len(soft)) for row in soft))
         return alarms
 
 

@@ -19,7 +19,7 @@ from dwf.attacks.engine import frozen, input_gradient, project, steepest, unifor
 from dwf.attacks.losses import Loss, margin
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch, Routed, Routing, Threat
-from dwf.evaluation.attacked import take
+from dwf.evaluation.attacked import on_whom, take
 from dwf.evaluation.check import Outcome, Row, Standing
 from dwf.evaluation.victim import Victim
 
@@ -40,7 +40,8 @@ class Reweighed:
 
     def rows(self) -> Sequence[Row]:
         """One row: broken by any member of the sweep."""
-        settings = {"betas": list(self.betas), "shares": list(self.shares), "gate_gradient": [True, False]}
+        sweep = {"betas": list(self.betas), "shares": list(self.shares), "gate_gradient": [True, False]}
+        settings = {**sweep, "on": on_whom(self.after)}
         return [Row("reweighed", self.threat, self.steps, len(self._sweep()), 2 * self.threat.eps, settings=settings)]
 
     def _sweep(self) -> list[tuple[float, float, bool]]:

@@ -11,6 +11,8 @@ from scipy.stats import binomtest
 from dwf.core.result import Interval, Score, Share, WorstCase
 from dwf.evaluation.check import Row
 
+LEVEL = 0.05
+"""Of an alarm's test. An alarm that compares several pairs shares it among them (Bonferroni)."""
 Bits = NDArray[np.bool_]
 """(N,) still classified correctly."""
 
@@ -34,15 +36,15 @@ def wilson(hits: int, n: int) -> Interval:
     return float(low), float(high)
 
 
-def exceeds(a: Bits, b: Bits, margin: float) -> bool:
+def exceeds(a: Bits, b: Bits, margin: float, level: float = LEVEL) -> bool:
     """Is a's accuracy above b's, on the same samples, by more than `margin`, and surely above it at all?
 
-    Paired and one-sided: the exact McNemar test at 5 %, which is the lower 95 % bound of the difference lying above zero.
+    Paired and one-sided: the exact McNemar test at `level`; at 5 % it is the lower 95 % bound of the difference lying above zero.
     """
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     if (gained - lost) / len(a) <= margin:
         return False
-    return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue) < 0.05
+    return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue) < level
 
 
 def worst_cases(rows: Sequence[Row], bits: dict[str, Bits], headline: tuple[str, float]) -> list[tuple[WorstCase, Bits]]:

@@ -125,8 +125,8 @@ def _entry(row: Row, bits: Bits, merged: Arrays, precision: str) -> AttackEntry:
         ci95=total.ci95,
         n=total.n,
         seconds=round(float(seconds), 3),
-        forwards=float(forwards) / total.n,
-        backwards=float(backwards) / total.n,
+        forwards=round(float(forwards) / total.n, 6),  # sums of shares of a pass round by where they began
+        backwards=round(float(backwards) / total.n, 6),
         precision=f"{precision} generation, float32 verdict",
     )
 

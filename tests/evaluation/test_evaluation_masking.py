@@ -60,7 +60,7 @@ def accuracy(result: Result, row: str) -> float:
 def test_an_honest_net_raises_no_trust_flag(honest: nn.Module, images: Images, tmp_path: Path) -> None:
     result = run(honest, images, tmp_path, Masking(**CONVERGED))
     assert trust(result) == set()
-    assert result.flag_tests >= 9
+    assert result.flag_tests == 6, "an alarm counts once, however many pairs it compares"
     assert 0.2 < result.worst_case[0].accuracy < result.clean.accuracy
     assert result.facts["zero_gradient"].value == 0
     names = [attack.name for attack in result.attacks]
@@ -81,7 +81,7 @@ def test_detached_features_have_no_gradient_and_fall_to_queries(honest: nn.Modul
 
 
 def test_a_blocked_gate_falls_to_queries(honest: nn.Module, images: Images, tmp_path: Path) -> None:
-    result = run(BlockedGate(honest), images, tmp_path, Masking(**SMALL))
+    result = run(BlockedGate(honest), images, tmp_path, Masking(**{**SMALL, "eps": 0.15}))
     assert "blackbox_beats_whitebox" in trust(result)
     assert "zero_gradient" not in trust(result), "there is a gradient, and it says nothing"
 
