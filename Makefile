@@ -32,6 +32,8 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/joint_step.py
 	$(BIN)/python benchmarks/table3.py
+	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/alarms.py
 
 docs: setup
 	$(BIN)/mkdocs build --strict --quiet

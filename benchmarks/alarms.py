@@ -60,10 +60,10 @@ def main() -> None:
         "input rounded to 9 levels": Quantised(net),
         "features detached": Detached(net),
         "logits x 100,000": Saturated(net),
-        "hard gate, gradient blocked": BlockedGate(net),
         "noise on the logits": Noisy(net),
     }
     cases: list[tuple[str, nn.Module, AnyProtocol]] = [(name, model, Masking(**settings)) for name, model in singles.items()]
+    cases.append(("hard gate, gradient blocked", BlockedGate(net), Masking(**{**settings, "eps": 0.15})))
     cases.append(("honest net, PGD of 3 steps", net, Masking(**{**settings, "steps": 3})))
     cases.append(("honest mixture", mixture, Full(**settings)))
     cases.append(("mixture of probabilities, experts' logits x 100", SaturatedMixture(mixture), Full(**settings)))
@@ -73,6 +73,7 @@ def main() -> None:
         pgd = next(row for row in result.attacks if row.name == f"pgd-{protocol.steps}")  # type: ignore[attr-defined]
         figures[name] = {
             "protocol": protocol.kind,
+            "eps": protocol.threat.eps,
             "clean": result.clean.accuracy,
             "pgd": pgd.accuracy,
             "worst_case": result.worst_case[0].accuracy,

@@ -54,6 +54,7 @@ class Quantised(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.model((x * 8).round() / 8)
 
 
@@ -65,6 +66,7 @@ class Detached(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.model(x.detach()) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
@@ -76,6 +78,7 @@ class Saturated(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.model(x) * 1e5
 
 
@@ -87,18 +90,22 @@ class SaturatedMixture(nn.Module):
         self.mixture, self.factor = mixture, factor
 
     def route(self, x: Tensor) -> Routing:
+        """The routing."""
         return self.surrogate(x, 1.0)
 
     def surrogate(self, x: Tensor, temperature: float) -> Routing:
+        """The same, tempered."""
         weights = torch.softmax(self.mixture.gate.scores(x) / temperature, 1)
         opinions = self.mixture.bank(x) * self.factor
         mixed = (weights.unsqueeze(2) * torch.softmax(opinions, 2)).sum(1)
         return Routing(mixed.clamp(min=1e-30).log(), weights, opinions)
 
     def expert(self, x: Tensor, number: int) -> Tensor:
+        """One expert."""
         return self.mixture.expert(x, number) * self.factor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.route(x).logits
 
 
@@ -110,6 +117,7 @@ class BlockedGate(nn.Module):
         self.model, self.classes = model, classes
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         chosen = nn.functional.one_hot(self.model(x).argmax(1), self.classes)
         return chosen * 10.0 + 1e-6 * x.flatten(1).sum(1, keepdim=True) * torch.arange(self.classes)
 
@@ -122,4 +130,5 @@ class Noisy(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.model(x) + torch.randn(len(x), 10) * 0.1

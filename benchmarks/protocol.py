@@ -14,11 +14,14 @@ import torch
 from harness import arguments, publish
 from torch import Tensor, nn
 
-from dwf.core.types import Batch
+from dwf.attacks import ApgdCe, ApgdT
+from dwf.core.types import Batch, Threat
 from dwf.data import named, ordered, subset
 from dwf.evaluation import Standard, Table3
-from dwf.evaluation.autoattack import Reference
+from dwf.evaluation.attacked import Attacked
+from dwf.evaluation.autoattack import NchwCopy, Reference
 from dwf.evaluation.check import Scope, Standing
+from dwf.evaluation.sweep import Clean
 from dwf.evaluation.tabulate import AnyProtocol
 from dwf.evaluation.victim import Victim
 from dwf.models.inference import attack_precision
@@ -100,13 +103,40 @@ def against_pyautoattack(model: nn.Module, batch: Batch) -> dict[str, object]:
     }
 
 
+def apgd_agreement(model: nn.Module, batch: Batch) -> dict[str, object]:
+    """Accuracy after APGD-CE and APGD-T of ours (bf16 copy, fp32 verdict) and of pyautoattack, each on all that are right."""
+    import logging
+
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+
+    threat, victim, standing = Threat(eps=8 / 255), Victim(model, attack_precision(torch.device("cpu")), 0), Standing(batch)
+    start = right(model, batch.x, batch)
+    standing.add(Clean().rows(), {"clean": start})
+    rows = start.nonzero().squeeze(1)
+    rest = Batch(batch.x[rows], batch.y[rows], batch.index[rows])
+    plain = victim.through(NchwCopy(model).eval())
+    common = {"n_iter": 100, "norm": "Linf", "eps": 8 / 255, "seed": 0, "rho": 0.75, "eot_iter": 1, "device": "cpu"}
+    common |= {"n_restarts": 1, "logger": logging.getLogger("reference")}
+    pairs = {
+        "apgd-ce": (ApgdCe(threat=threat), APGDAttack(plain, loss="ce", **common)),
+        "apgd-t": (ApgdT(threat=threat), APGDAttack_targeted(plain, n_target_classes=9, **common)),
+    }
+    found: dict[str, object] = {}
+    for name, (mine, theirs) in pairs.items():
+        ours_right = Attacked(name, mine, after=())(victim, batch, standing).bits[name]
+        images = theirs.perturb(rest.x.contiguous(), rest.y)
+        theirs_right = right(model, images, rest).sum() / len(batch.y)
+        found[name] = {"ours": float(ours_right.float().mean()), "pyautoattack": float(theirs_right)}
+    return found
+
+
 def main() -> None:
     """Measure and publish."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="trained CIFAR run folders: results/cifar10-mini/dwf ...")
     parser.add_argument("--data", help="the runs' data in another place")
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--part", choices=("both", "table3", "standard"), default="both")
+    parser.add_argument("--part", choices=("both", "table3", "standard", "apgd"), default="both")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     table3 = Table3()
@@ -119,9 +149,11 @@ def main() -> None:
         source = named(chosen.data) if chosen.data else loaded.run.data.source
         (batch,) = ordered(subset(source("test"), chosen.samples, 0), chosen.samples)
         found = {}
-        if chosen.part != "standard":
+        if chosen.part == "apgd":
+            found["apgd against pyautoattack"] = apgd_agreement(loaded.model, batch)
+        if chosen.part in ("both", "table3"):
             found["table3 against torchattacks"] = against_torchattacks(loaded.model, batch, table3)
-        if chosen.part != "table3":
+        if chosen.part in ("both", "standard"):
             found["standard against pyautoattack"] = against_pyautoattack(loaded.model, batch)
         figures[loaded.run.name] = found
     publish("protocol", figures, chosen.json)

@@ -69,7 +69,7 @@ class Reference:
         rows = right.nonzero().squeeze(1)
         if len(rows):
             rest = take(batch, rows)
-            model = victim.through(_Plain(victim.module).eval())
+            model = victim.through(NchwCopy(victim.module).eval())
             with torch.random.fork_rng():
                 authors = Authors(
                     model,
@@ -86,7 +86,7 @@ class Reference:
         return Outcome({"autoattack": right})
 
 
-class _Plain(nn.Module):
+class NchwCopy(nn.Module):
     """A copy in NCHW memory, which the authors' code takes for granted."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -96,5 +96,6 @@ class _Plain(nn.Module):
             tensor.data = tensor.data.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The model's logits."""
         out: Tensor = self.model(x)
         return out
