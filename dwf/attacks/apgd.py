@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dwf.attacks.engine import checked, frozen, input_gradient, project, rows_of, steepest, uniform
+from dwf.attacks.engine import checked, finite, frozen, input_gradient, project, rows_of, steepest, uniform
 from dwf.attacks.losses import difference_of_logits_ratio, margin
 from dwf.core.seeds import Noise
 from dwf.core.settings import Settings
@@ -206,7 +206,7 @@ class _Ascent:
             seen.append(self._model(images).float())
             return self._objective(seen[-1], self._goal)
 
-        gradient = input_gradient(loss, x, self._settings.draws)
+        gradient = finite(input_gradient(loss, x, self._settings.draws))
         with torch.no_grad():
             logits = torch.stack(seen).mean(0)
             damage, old = self._goal.damage(logits), self._damage[rows]

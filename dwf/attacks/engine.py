@@ -68,6 +68,13 @@ def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:
     return gradient if draws == 1 else gradient / draws
 
 
+def finite(gradient: Tensor) -> Tensor:
+    """The gradient itself. Raises `Refused` if it is NaN or infinite anywhere: comparisons with NaN would pass for robustness."""
+    if not gradient.isfinite().all():
+        raise Refused("the model's input gradient is NaN or infinite and no attack can follow it; look for sqrt, log or / at 0")
+    return gradient
+
+
 def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """The nearest point of the ball around x, then of the pixel box. Clipping moves towards x, so the ball is kept."""
     if threat.norm == "linf":

@@ -66,7 +66,7 @@ def evaluate(
         console.print(f"{result.run} {PROBABILITIES}", markup=False)
     for flag in result.flags:
         console.print(f"{flag.class_} flag {flag.code}: {flag.cause} {flag.remedy}", markup=False)
-    for file in store(result, folder):
+    for file in [] if phase else store(result, folder):
         console.print(f"For RobustBench (link, authors and venue are yours to fill in): {file}", markup=False)
     console.print(_headline(result), markup=False, highlight=False)
     if strict and any(flag.class_ == "trust" for flag in result.flags):
@@ -78,8 +78,9 @@ def _headline(result: Result) -> str:
     from dwf.report.wording import threat
 
     worst, images = result.worst_case[0], result.dataset
+    space = "" if worst.space == "pixel" else " in the standardised space, which is less among pixels"
     return (
-        f"Worst case over {len(worst.attacks)} rows at {threat(worst.norm, worst.eps)}: {worst.accuracy:.1%} "
+        f"Worst case over {len(worst.attacks)} rows at {threat(worst.norm, worst.eps)}{space}: {worst.accuracy:.1%} "
         f"[{worst.ci95[0]:.1%}, {worst.ci95[1]:.1%}], SA {result.clean.accuracy:.1%}, "
         f"n = {images.n} of {images.name} {images.split} ({images.indices})"
     )

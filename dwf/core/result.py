@@ -85,6 +85,8 @@ class WorstCase(Settings):
     accuracy: float
     ci95: Interval
     attacks: tuple[str, ...]
+    space: Literal["pixel", "normalized"] = "pixel"
+    """Where `eps` is a length: among pixels, or after each channel was divided by its standard deviation."""
 
 
 class Share(Settings):

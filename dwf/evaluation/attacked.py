@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dwf.attacks.engine import project
 from dwf.core.seeds import Noise
-from dwf.core.types import Attack, Batch
+from dwf.core.types import Attack, Batch, Classifier
 from dwf.evaluation.check import Outcome, Row, Standing
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, View, Whole
@@ -74,20 +74,23 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     return Batch(batch.x[rows], batch.y[rows], batch.index[rows])
 
 
-def attacked(attack: Attack, view: View, victim: Victim, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-    """(who is still right (B,), the adversarial images (B, C, H, W)).
+def attacked(
+    attack: Attack, view: View, victim: Victim, batch: Batch, noise: Noise, *, original: Classifier | None = None
+) -> tuple[Tensor, Tensor]:
+    """(who is still right (B,) by the whole original, the adversarial images (B, C, H, W)).
 
-    Whoever the copy alone took for broken is attacked once more, on the original: the copy's rounding saves no sample.
+    `original`: what the view is a fast copy of; None is the model itself for the whole, and nothing for other views. Whoever the
+    copy alone took for broken is attacked once more, on the original: the copy's rounding saves no sample.
     """
-    images = attack(view(victim, batch.x), batch.x, batch.y, noise)
-    right = victim.verdict(images, batch.x, batch.y, attack.threat)
-    if isinstance(view, Whole) and bool(right.any()):
+    shown = view(victim, batch.x)
+    images = attack(shown, batch.x, batch.y, noise)
+    exact = original if original is not None else victim.original if isinstance(view, Whole) else None
+    if exact is not None:
         with torch.no_grad():
-            fooled = victim.copy(project(images, batch.x, attack.threat)).argmax(1) != batch.y
-        again = (right & fooled).nonzero().squeeze(1)
+            there = project(images, batch.x, attack.threat)
+            saved = (shown(there).argmax(1) != batch.y) & (exact(there).argmax(1) == batch.y)
+        again = saved.nonzero().squeeze(1)
         if len(again):
             rest = take(batch, again)
-            second = attack(victim.original, rest.x, rest.y, noise.take(again))
-            right = right.index_put((again,), victim.verdict(second, rest.x, rest.y, attack.threat))
-            images = images.index_put((again,), second)
-    return right, images
+            images = images.index_put((again,), attack(exact, rest.x, rest.y, noise.take(again)))
+    return victim.verdict(images, batch.x, batch.y, attack.threat), images

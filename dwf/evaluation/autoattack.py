@@ -5,37 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from dwf.core.errors import Refused
 from dwf.core.seeds import derive
-from dwf.core.settings import Length, Settings
 from dwf.core.types import Batch, Threat
 from dwf.evaluation.attacked import take
 from dwf.evaluation.check import Check, Findings, Outcome, Row, Scope, Standing
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.sweep import Clean
+from dwf.evaluation.threats import OneThreat
 from dwf.evaluation.victim import Victim
 
 Version = Literal["standard", "rand"]
 
 
-class AutoAttack(Settings):
+class AutoAttack(OneThreat):
     """APGD-CE, APGD-T, FAB-T and Square by the authors' code, in fp32 on the original model; `rand` for random models."""
 
     kind: Literal["autoattack"] = "autoattack"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Annotated[Length, Field(gt=0)] = 8 / 255
     version: Version = "standard"
-
-    @property
-    def threat(self) -> Threat:
-        """The headline, and the only one."""
-        return Threat(norm=self.norm, eps=self.eps)
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """The reference, after the clean images. Raises `Refused` where the package is missing or the classes are too few."""

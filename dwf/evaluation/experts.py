@@ -27,10 +27,15 @@ class Rerouting:
     name: str
     attack: Pgd
     after: tuple[str, ...] | None = None
+    temperatures: tuple[float, ...] = (1.0, 10.0)
+    """Of the surrogate: a gate that is sure of itself has no gradient at 1."""
 
     def rows(self) -> Sequence[Row]:
         """One row."""
-        attack, settings = self.attack, {"view": {"kind": "routing"}, "on": on_whom(self.after)}
+        attack, settings = (
+            self.attack,
+            {"view": {"kind": "routing", "temperatures": list(self.temperatures)}, "on": on_whom(self.after)},
+        )
         return [Row(self.name, attack.threat, attack.steps, attack.restarts, attack.step, settings=settings)]
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
@@ -42,11 +47,15 @@ class Rerouting:
             rest, routed, original = take(batch, rows), victim.routed, cast(Routed, victim.module)
             with torch.no_grad():
                 favourite = original.route(rest.x).weights.argmax(1)
-            routing = victim.through(lambda x: routed.surrogate(x, 1.0).weights.float().clamp(min=1e-30).log())
-            images = self.attack(routing, rest.x, favourite, victim.noise(rest, self.name))
-            before = before.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.attack.threat))
-            with torch.no_grad():
-                moved[rows.cpu()] = (original.route(images).weights.argmax(1) != favourite).float().cpu()
+            right, strayed = torch.ones_like(favourite, dtype=torch.bool), torch.zeros_like(favourite, dtype=torch.bool)
+            for temperature in self.temperatures:
+                routing = victim.through(_scores(routed, temperature))
+                images = self.attack(routing, rest.x, favourite, victim.noise(rest, self.name, str(temperature)))
+                right = right & victim.verdict(images, rest.x, rest.y, self.attack.threat)
+                with torch.no_grad():
+                    strayed = strayed | (original.route(images).weights.argmax(1) != favourite)
+            before = before.index_put((rows,), right)
+            moved[rows.cpu()] = strayed.float().cpu()
         victim.bill(self.name)
         return Outcome({self.name: before}, facts={"rerouted": moved})
 
@@ -81,6 +90,7 @@ class ExpertsAlone:
         original = cast(Routed, victim.module)
         for number, row in enumerate(self.rows()):
             own = _own(original, number)
+            exact = victim.through(own, 1 / self.experts)
             with torch.no_grad():
                 right = own(batch.x).argmax(1) == batch.y
             facts[f"{row.name}/clean"] = right.float()
@@ -91,7 +101,8 @@ class ExpertsAlone:
                     break
                 rest = take(batch, rows)
                 view = Expert(number, self.experts)
-                still, images = attacked(attack, view, victim, rest, victim.noise(rest, row.name, type(attack).__name__))
+                noise = victim.noise(rest, row.name, type(attack).__name__)
+                still, images = attacked(attack, view, victim, rest, noise, original=exact)
                 with torch.no_grad():
                     right = right.index_put((rows,), own(images).argmax(1) == rest.y)
                 system = system.index_put((rows,), system[rows] & still)
@@ -99,6 +110,11 @@ class ExpertsAlone:
             bits[row.name] = system
             victim.bill(row.name)
         return Outcome(bits, facts=facts)
+
+
+def _scores(routed: Routed, temperature: float) -> Classifier:
+    """The routing as a classifier of experts: log-weights (B, K)."""
+    return lambda x: routed.surrogate(x, temperature).weights.float().clamp(min=1e-30).log()
 
 
 def _own(original: Routed, number: int) -> Classifier:

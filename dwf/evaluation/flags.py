@@ -133,7 +133,7 @@ def blackbox_beats_whitebox(name: str, blind: Bits, restarted: Bits, survivors: 
         code="blackbox_beats_whitebox",
         class_="trust",
         value=share,
-        cause=f"'{name}' breaks {share:.1%} more of the white-box attacks' survivors than further restarts of the same price.",
+        cause=f"'{name}' breaks {share:.1%} more of the white-box attacks' survivors than further restarts of at least its price.",
         remedy="The gradients are masked: count the worst case over all attacks, and attack through a differentiable substitute.",
     )
 
@@ -161,7 +161,7 @@ def randomized(largest: float) -> FlagEntry | None:
         class_="trust",
         value=largest,
         cause="Two forward passes over the same images differ: the model is random, and a plain attack follows one draw of it.",
-        remedy="Attack the expectation: set protocol.eot to 20 or more.",
+        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack.",
     )
 
 

@@ -28,6 +28,6 @@ class Full(Masking):
     def alarms(self, findings: Findings) -> Alarms:
         """All trust flags, and what the experts are worth."""
         alarms = super().alarms(findings)
-        for entry in worth(findings, (f"pgd-{self.steps}", "apgd-ce")).raised:
+        for entry in worth(findings, (f"pgd-{self.steps}", "apgd-ce")).raised:  # apgd-ce follows that row alone
             alarms.note(entry)
         return alarms

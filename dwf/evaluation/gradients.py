@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dwf.attacks.engine import frozen, input_gradient
+from dwf.attacks.engine import finite, frozen, input_gradient
 from dwf.attacks.losses import cross_entropy
 from dwf.core.types import Batch
 from dwf.evaluation.check import Outcome, Row, Standing
@@ -26,7 +26,7 @@ class ZeroGradient:
         """One gradient of the original."""
         right = standing.after(())
         with frozen(victim.module):
-            gradient = input_gradient(cross_entropy(victim.original, batch.y), batch.x)
+            gradient = finite(input_gradient(cross_entropy(victim.original, batch.y), batch.x))
         zero = (gradient.flatten(1) == 0).all(1).float()
         victim.bill("zero_gradient")
         return Outcome({}, facts={"zero_gradient": torch.where(right, zero, torch.nan)})

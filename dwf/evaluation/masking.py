@@ -6,37 +6,36 @@ run on their survivors, beside as many further restarts as it costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil
-from typing import Annotated, Literal
+from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from dwf.attacks import ApgdCe, Pgd, Square
-from dwf.core.settings import Length, Settings
 from dwf.core.types import Threat
 from dwf.evaluation import flags
 from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.gradients import ZeroGradient
-from dwf.evaluation.standard import auto_pgd, label, step_of
-from dwf.evaluation.statistics import LEVEL
+from dwf.evaluation.standard import auto_pgd
+from dwf.evaluation.statistics import LEVEL, Bits
 from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep
+from dwf.evaluation.threats import OneThreat, label, step_of
 from dwf.evaluation.transfer import transfer_sources
-from dwf.evaluation.views import Softened
+from dwf.evaluation.views import Softened, Temperature
 
 RADII = (0.25, 0.5, 2.0)
 """Times the headline's: 2/255, 4/255 and 16/255 beside 8/255."""
 
 
-class Masking(Settings):
+class Masking(OneThreat):
     """All trust alarms at one threat. Every further protocol that looks for masking is made of these rows."""
 
     kind: Literal["masking"] = "masking"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Annotated[Length, Field(gt=0)] = 8 / 255
     steps: int = Field(default=50, ge=1)
     """Of PGD; twice as many ask for convergence."""
     restarts: int = Field(default=3, ge=2)
@@ -45,18 +44,18 @@ class Masking(Settings):
     """Of APGD-T."""
     queries: int = Field(default=1000, ge=1)
     """Of Square, on the survivors of APGD-T."""
-    temperatures: tuple[tuple[Length, Length], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
+    eot: int = Field(default=1, ge=1)
+    """Gradients averaged a step by PGD's last row, by APGD and by transfer; 20 or more for a random model."""
+    temperatures: tuple[tuple[Temperature, Temperature], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
     """Of the softened copies: (gate, experts)."""
-
-    @property
-    def threat(self) -> Threat:
-        """The headline."""
-        return Threat(norm=self.norm, eps=self.eps)
 
     @property
     def pgd(self) -> Pgd:
         """The plain attack of this threat."""
-        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat))
+        return self._pgd_at(self.threat)
+
+    def _pgd_at(self, threat: Threat) -> Pgd:
+        return Pgd(threat=threat, steps=self.steps, step=step_of(threat, self.steps), draws=self.eot)
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """White-box attacks on everybody, then everything else on their survivors."""
@@ -69,10 +68,10 @@ class Masking(Settings):
             Clean(),
             ZeroGradient(),
             FgsmSweep((("fgsm", threat),)),
-            *(Attacked(f"pgd-{label(other)}", self.pgd.model_copy(update=_of(other)), after=()) for other in self.others()),
+            *(Attacked(f"pgd-{label(other)}", self._pgd_at(other), after=()) for other in self.others()),
             Attacked("pgd-huge", Pgd(threat=(huge := self.huge(scope)), steps=self.steps, step=huge.eps / 10), after=()),
-            PgdSweep(threat, step_of(threat), (self.steps,), 2 * self.steps, self.restarts, 1),
-            *auto_pgd(threat, scope, self.apgd_steps, self.targets),
+            PgdSweep(threat, self.pgd.step, (self.steps,), 2 * self.steps, self.restarts, self.eot),
+            *auto_pgd(threat, scope, self.apgd_steps, self.targets, draws=self.eot, after=(f"pgd-{self.steps}",)),
         ]
 
     def others(self) -> list[Threat]:
@@ -90,8 +89,9 @@ class Masking(Settings):
         copies = [Attacked(_soft(t), self.pgd, Softened(*t), after=after) for t in self.temperatures] if scope.experts else []
         transfers = [Attacked(name, self.pgd, view, "transfer", after) for name, view in transfer_sources(scope)]
         square = Attacked("square", Square(threat=self.threat, queries=self.queries), kind="black", after=after)
-        budgets = {"restarts-gradient": self._restarts(len(self.temperatures)), "restarts-query": self._queries()}
-        again = ApgdCe(threat=self.threat, steps=self.apgd_steps)
+        gradients = self._restarts(max(len(self.temperatures), len(scope.surrogates)))
+        budgets = {"restarts-gradient": gradients, "restarts-query": self._queries()}
+        again = ApgdCe(threat=self.threat, steps=self.apgd_steps, draws=self.eot)
         further = [Attacked(name, again.model_copy(update={"restarts": n}), after=after) for name, n in budgets.items()]
         return [*further, *copies, *transfers, square]
 
@@ -111,7 +111,8 @@ class Masking(Settings):
     def alarms(self, findings: Findings) -> Alarms:
         """Every trust flag."""
         bits, alarms, clean = findings.bits, Alarms(), findings.bits["clean"]
-        short, long = f"pgd-{self.steps}", f"pgd-{2 * self.steps}-eot1"
+        short = f"pgd-{self.steps}"
+        long = f"pgd-{2 * self.steps}-eot1" if self.eot == 1 else f"pgd-{2 * self.steps}"
         alarms.note(flags.zero_gradient(findings.facts["zero_gradient"]))
         alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
         alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
@@ -125,18 +126,22 @@ class Masking(Settings):
         alarms.test(*(flags.nonmonotone(a, b, (inner, outer), LEVEL / len(pairs)) for (inner, a), (outer, b) in pairs))
         alarms.test(flags.large_eps_survives(bits["pgd-huge"], findings.classes, "half of the pixel range"))
         survivors = bits[next(row for row in ("apgd-t", "apgd-dlr", "apgd-ce") if row in bits)]
-        blind = [row for row in bits if row == "square" or row.startswith("transfer-")]
-        budget = {row: bits["restarts-query" if row == "square" else "restarts-gradient"] for row in blind}
-        alarms.test(*(flags.blackbox_beats_whitebox(row, bits[row], budget[row], survivors, LEVEL / len(blind)) for row in blind))
-        soft = [row for row in bits if row.startswith("softened-")]
-        if soft:
-            again = bits["restarts-gradient"]
-            alarms.test(*(flags.softened_transfer(row, bits[row], again, survivors, LEVEL / len(soft)) for row in soft))
+        again, queried = bits["restarts-gradient"], bits["restarts-query"]
+        sources = [row for row in bits if row.startswith("transfer-")]
+        level = LEVEL / (1 + bool(sources))
+        alarms.test(
+            flags.blackbox_beats_whitebox("square", bits["square"], queried, survivors, level),
+            flags.blackbox_beats_whitebox("transfer", union(bits, sources), again, survivors, level) if sources else None,
+        )
+        if soft := [row for row in bits if row.startswith("softened-")]:
+            alarms.test(flags.softened_transfer(f"{len(soft)} temperatures", union(bits, soft), again, survivors))
         return alarms
 
 
-def _of(threat: Threat) -> dict[str, object]:
-    return {"threat": threat, "step": step_of(threat)}
+def union(bits: Mapping[str, Bits], rows: Sequence[str]) -> Bits:
+    """Who is right after all of these rows: they are compared together with restarts of the price of all of them."""
+    right: Bits = np.logical_and.reduce([bits[row] for row in rows])
+    return right
 
 
 def _soft(temperatures: tuple[float, float]) -> str:

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from dwf.attacks import ApgdCe, Pgd
 from dwf.core.errors import Refused
-from dwf.core.settings import Length, Settings
-from dwf.core.types import Threat
 from dwf.evaluation import flags
 from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.reweighed import Reweighed
-from dwf.evaluation.standard import step_of
 from dwf.evaluation.sweep import Clean, FgsmSweep
-from dwf.evaluation.views import FrozenRouting, Softened, Surrogate, WeightedLogits
+from dwf.evaluation.threats import OneThreat, step_of
+from dwf.evaluation.views import FrozenRouting, Softened, Surrogate, Temperature, WeightedLogits
 
 
-class Moe(Settings):
+class Moe(OneThreat):
     """Every row on all clean-correct images, so that each is a number of its own."""
 
     kind: Literal["moe"] = "moe"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Annotated[Length, Field(gt=0)] = 8 / 255
     steps: int = Field(default=50, ge=1)
     apgd_steps: int = Field(default=100, ge=1)
     """Of the whole and of each expert, where the two are compared."""
-    temperatures: tuple[tuple[Length, Length], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
+    temperatures: tuple[tuple[Temperature, Temperature], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
     """Of the softened copies: (gate, experts)."""
-
-    @property
-    def threat(self) -> Threat:
-        """The headline, and the only one."""
-        return Threat(norm=self.norm, eps=self.eps)
 
     @property
     def pgd(self) -> Pgd:
         """The plain attack of this threat."""
-        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat))
+        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat, self.steps))
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """Raises `Refused` for a model without experts."""

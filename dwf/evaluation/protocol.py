@@ -27,6 +27,7 @@ from dwf.evaluation.check import Check, Outcome, Scope, Standing
 from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
 from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, shelf, tabulate
 from dwf.evaluation.victim import Victim
+from dwf.evaluation.views import Another
 
 EXAMPLES = 12
 """Images kept with their adversarial versions, for the report."""
@@ -72,6 +73,7 @@ def evaluate(
         "precision": str(precision).removeprefix("torch."),
         "seed": seed,
         "batch": len(batches[0].y),
+        "version": subject.versions[0],
     }
     if final.exists():
         return _stored(final, identity, resume)
@@ -83,6 +85,8 @@ def evaluate(
     parts = Parts(hidden, identity, keep=True)
     victim = Victim(model, precision, seed, surrogates)
     checks = protocol.checks(_scope(model, batches[0], subject, surrogates))
+    if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
+        raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
     tally = _Tally(watch, len(batches), len(checks))
     for number, batch in enumerate(batches):
         mine = number % ranks.world() == ranks.rank()
@@ -117,7 +121,8 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if isinstance(tensor, Tensor):  # strangers may keep other things there
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())  # bf16 too
     return digest.hexdigest()
 
 
@@ -155,7 +160,7 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
 
 def _arrays(victim: Victim, outcome: Outcome, batch: Batch) -> Arrays:
     bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
-    facts: Arrays = {f"facts/{name}": value.double().cpu().numpy() for name, value in outcome.facts.items()}
+    facts: Arrays = {f"facts/{name}": value.cpu().double().numpy() for name, value in outcome.facts.items()}
     bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
     return bits | facts | bills
 

@@ -1,8 +1,10 @@
 """The model-reweighing attack on mixtures, after MORA (Yu et al., NeurIPS 2022, arXiv 2211.08008).
 
 Attacks on an ensemble overstate its robustness where its members' gradients cancel or vanish. Here each expert's gradient counts by
-how much that expert can still change the decision: lambda_i = w_i sigma'(beta m_i), with m_i its margin between the true class and
-the mixture's best wrong one. Ascended is the cross-entropy of (1 - s) z / gap(z) + s sum_i lambda_i f_i / max(gap(f_i) / 10, 1).
+how much that expert can still change the decision. Where logits are averaged, lambda_i ~ w_i sigma'(beta m_i), with m_i its margin
+between the true class y and the mixture's best wrong one z. Where probabilities are (p the expert's, q the mixture's), lambda_i ~
+w_i p_z (p_y / q_y + (1 - p_z) / q_z). Ascended is the cross-entropy of
+(1 - s) z / gap(z) + s sum_i lambda_i f_i / max(gap(f_i) / 10, 1).
 """
 
 from __future__ import annotations
@@ -88,26 +90,53 @@ class _Lens:
     def __init__(self, routed: Routed, y: Tensor, beta: float, share: float, gate_gradient: bool) -> None:
         self._routed, self._y, self._beta, self._share, self._gate_gradient = routed, y, beta, share, gate_gradient
         self.margin = torch.empty(0)
+        self._hard: bool | None = None
 
     def loss(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) -> cross-entropy (B,) of the reweighed score."""
         routing = self._routed.surrogate(x, 1.0)
-        self.margin = margin(routing.logits.detach().float(), self._y)
+        judged = self._judged(x, routing)
+        self.margin = margin(judged.float(), self._y)
         return F.cross_entropy(self._score(routing), self._y, reduction="none")
+
+    @torch.no_grad()
+    def _judged(self, x: Tensor, routing: Routing) -> Tensor:
+        """The logits that the model itself would give: a hard router's are not its surrogate's."""
+        if self._hard is None:
+            self._hard = not torch.allclose(self._routed.route(x).logits, routing.logits, rtol=1e-2, atol=1e-2)
+        return self._routed.route(x).logits if self._hard else routing.logits.detach()
 
     def _score(self, routing: Routing) -> Tensor:
         weights = routing.weights.float() if self._gate_gradient else routing.weights.detach().float()
         opinions = routing.opinions.float()
-        mixture = (weights.unsqueeze(2) * opinions).sum(1)
+        mixture = routing.logits.float()
+        summed = (weights.unsqueeze(2) * opinions).sum(1)
+        averages_logits = torch.allclose(summed, mixture, rtol=1e-2, atol=1e-2)
+        if averages_logits:
+            mixture = summed  # with or without the gate's gradient
         with torch.no_grad():
             wrong = mixture.scatter(1, self._y[:, None], -torch.inf).argmax(1)
-            rows = torch.arange(len(wrong), device=wrong.device)
-            margins = opinions[rows, :, self._y] - opinions[rows, :, wrong]
-            slope = torch.sigmoid(self._beta * margins) * torch.sigmoid(-self._beta * margins)
-            total = (weights * slope).sum(1, keepdim=True).clamp(min=1e-12)
+            influence = self._of_logits(opinions, wrong) if averages_logits else self._of_probabilities(opinions, mixture, wrong)
+        # In the log, because a saturated expert's influence underflows just where it is needed.
+        shares = torch.softmax(weights.clamp(min=1e-30).log() + influence, dim=1)
         voices = opinions / (_gap(opinions) / 10).clamp(min=1)
-        experts = ((weights * slope / total).unsqueeze(2) * voices).sum(1)
+        experts = (shares.unsqueeze(2) * voices).sum(1)
         return (1 - self._share) * mixture / _gap(mixture).clamp(min=1e-6) + self._share * experts
+
+    def _of_logits(self, opinions: Tensor, wrong: Tensor) -> Tensor:
+        """log sigma'(beta m_i), (B, K)."""
+        rows = torch.arange(len(wrong), device=wrong.device)
+        margins = self._beta * (opinions[rows, :, self._y] - opinions[rows, :, wrong])
+        return F.logsigmoid(margins) + F.logsigmoid(-margins)
+
+    def _of_probabilities(self, opinions: Tensor, mixture: Tensor, wrong: Tensor) -> Tensor:
+        """log p_z (p_y / q_y + (1 - p_z) / q_z), (B, K)."""
+        rows = torch.arange(len(wrong), device=wrong.device)
+        experts, whole = torch.log_softmax(opinions, 2), torch.log_softmax(mixture, 1)
+        right, other = experts[rows, :, self._y], experts[rows, :, wrong]
+        first = right - whole[rows, self._y].unsqueeze(1)
+        second = torch.log1p(-other.exp().clamp(max=1 - 1e-7)) - whole[rows, wrong].unsqueeze(1)
+        return other + torch.logaddexp(first, second)
 
 
 @torch.no_grad()

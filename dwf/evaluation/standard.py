@@ -14,6 +14,7 @@ from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.sweep import Clean
+from dwf.evaluation.threats import label, step_of
 
 Radius = Annotated[PixelFraction, Field(gt=0)]
 
@@ -34,6 +35,9 @@ class Standard(Settings):
     def _some_threat(self) -> Standard:
         if not self.linf and not self.l2:
             raise ValueError("'linf' and 'l2' are both empty; give at least one radius")
+        labels = [label(threat) for threat in self._threats()]
+        if twins := [name for name in labels if labels.count(name) > 1]:
+            raise ValueError(f"two radii would share the rows '{twins[0]}'; give radii that differ in their first four digits")
         return self
 
     @property
@@ -43,15 +47,15 @@ class Standard(Settings):
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """Radii in ascending order: what falls to a small one need not be attacked at a large one."""
-        threats = [Threat(norm=norm, eps=eps) for norm, radii in self._radii().items() for eps in sorted(set(radii))]
-        return [Clean(), *(check for threat in threats for check in self._attacks(threat, scope))]
+        return [Clean(), *(check for threat in self._threats() for check in self._attacks(threat, scope))]
 
-    def _radii(self) -> dict[Literal["linf", "l2"], tuple[float, ...]]:
-        return {"linf": self.linf, "l2": self.l2}
+    def _threats(self) -> list[Threat]:
+        radii: dict[Literal["linf", "l2"], tuple[float, ...]] = {"linf": self.linf, "l2": self.l2}
+        return [Threat(norm=norm, eps=eps) for norm, values in radii.items() for eps in sorted(set(values))]
 
     def _attacks(self, threat: Threat, scope: Scope) -> list[Check]:
         tag = label(threat)
-        pgd = Pgd(threat=threat, steps=self.steps, step=step_of(threat))
+        pgd = Pgd(threat=threat, steps=self.steps, step=step_of(threat, self.steps))
         return [Attacked(f"pgd-{self.steps}-{tag}", pgd), *auto_pgd(threat, scope, self.apgd_steps, self.targets, f"-{tag}")]
 
     def alarms(self, findings: Findings) -> Alarms:
@@ -59,23 +63,20 @@ class Standard(Settings):
         return Alarms()
 
 
-def auto_pgd(threat: Threat, scope: Scope, steps: int, targets: int, suffix: str = "") -> list[Check]:
-    """APGD-CE, then APGD-T (APGD-DLR for 3 classes, nothing for 2), on the survivors of everything before."""
-    checks: list[Check] = [Attacked(f"apgd-ce{suffix}", ApgdCe(threat=threat, steps=steps))]
+def auto_pgd(
+    threat: Threat,
+    scope: Scope,
+    steps: int,
+    targets: int,
+    suffix: str = "",
+    *,
+    draws: int = 1,
+    after: tuple[str, ...] | None = None,
+) -> list[Check]:
+    """APGD-CE on the survivors of the rows `after`, then APGD-T (APGD-DLR for 3 classes, nothing for 2) on those of everything."""
+    checks: list[Check] = [Attacked(f"apgd-ce{suffix}", ApgdCe(threat=threat, steps=steps, draws=draws), after=after)]
     if scope.classes >= 4:
-        checks.append(Attacked(f"apgd-t{suffix}", ApgdT(threat=threat, steps=steps, targets=targets)))
+        checks.append(Attacked(f"apgd-t{suffix}", ApgdT(threat=threat, steps=steps, targets=targets, draws=draws)))
     elif scope.classes == 3:
-        checks.append(Attacked(f"apgd-dlr{suffix}", ApgdDlr(threat=threat, steps=steps)))
+        checks.append(Attacked(f"apgd-dlr{suffix}", ApgdDlr(threat=threat, steps=steps, draws=draws)))
     return checks
-
-
-def step_of(threat: Threat) -> float:
-    """PGD's default step: min(2/255, eps/4) for Linf, eps/4 for L2."""
-    return min(2 / 255, threat.eps / 4) if threat.norm == "linf" else threat.eps / 4
-
-
-def label(threat: Threat) -> str:
-    """`linf8` for 8/255, `l2-0.5`: how rows of several threats are told apart."""
-    if threat.norm == "l2":
-        return f"l2-{threat.eps:g}"
-    return f"linf{threat.eps * 255:.4g}"

@@ -52,12 +52,20 @@ def worst_cases(rows: Sequence[Row], bits: dict[str, Bits], headline: tuple[str,
 
     Headline first, then by norm and radius.
     """
-    threats = {(row.threat.norm, row.threat.eps) for row in rows if row.threat.eps > 0}
+    threats = {(row.threat.norm, row.threat.eps, row.threat.scale) for row in rows if row.threat.eps > 0}
     clean = [row.name for row in rows if row.threat.eps == 0]
     cases = []
-    for norm, eps in sorted(threats, key=lambda threat: (threat != headline, threat)):
-        inside = [row.name for row in rows if row.threat.norm == norm and 0 < row.threat.eps <= eps]
+    for norm, eps, scale in sorted(threats, key=lambda threat: (threat[:2] != headline, threat[:2], threat[2] or ())):
+        inside = [row.name for row in rows if (row.threat.norm, row.threat.scale) == (norm, scale) and 0 < row.threat.eps <= eps]
         survived = np.logical_and.reduce([bits[name] for name in [*clean, *inside]])
         total = score(survived)
-        cases.append((WorstCase(norm=norm, eps=eps, accuracy=total.accuracy, ci95=total.ci95, attacks=tuple(inside)), survived))
+        case = WorstCase(
+            norm=norm,
+            eps=eps,
+            accuracy=total.accuracy,
+            ci95=total.ci95,
+            attacks=tuple(inside),
+            space="pixel" if scale is None else "normalized",
+        )
+        cases.append((case, survived))
     return cases

@@ -75,7 +75,7 @@ def tabulate(
     every = np.concatenate(list(weights.values())) if weights else None
     alarms = protocol.alarms(Findings(bits, facts, len(subject.classes)))
     alarms.note(flags.randomized(float(merged["repeat"].max())))
-    if every is not None:
+    if every is not None and every.shape[1] >= 2:
         alarms.note(flags.gate_collapse(every))
         alarms.note(flags.no_specialisation(every))
     shares = {name: share(asked) for name, asked in facts.items()}

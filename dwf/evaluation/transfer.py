@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from dwf.attacks import Pgd, Square
-from dwf.core.settings import Length, Settings
-from dwf.core.types import Threat
 from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
-from dwf.evaluation.standard import step_of
 from dwf.evaluation.sweep import Clean
+from dwf.evaluation.threats import OneThreat, step_of
 from dwf.evaluation.views import Another, Expert, View
 
 
-class Transfer(Settings):
+class Transfer(OneThreat):
     """PGD on each surrogate; without one, on the model's own experts one by one; and Square."""
 
     kind: Literal["transfer"] = "transfer"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Annotated[Length, Field(gt=0)] = 8 / 255
     steps: int = Field(default=50, ge=1)
     queries: int = Field(default=5000, ge=1)
 
-    @property
-    def threat(self) -> Threat:
-        """The headline, and the only one."""
-        return Threat(norm=self.norm, eps=self.eps)
-
     def checks(self, scope: Scope) -> Sequence[Check]:
         """One row a source, and Square."""
-        pgd = Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat))
+        pgd = Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat, self.steps))
         sources = transfer_sources(scope)
         return [
             Clean(),

@@ -6,13 +6,17 @@ Each view is settings that turn a victim and the clean images into a classifier 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dwf.core.types import Classifier
 from dwf.evaluation.victim import Victim
+
+Temperature = Annotated[float, Field(gt=0)]
+"""Divides logits; above 1 it softens."""
 
 
 class View(Protocol):

@@ -109,6 +109,8 @@ def adopt(module: nn.Module, probe: Tensor, classes: int, *, name: str, spec: Sp
     model.probabilities = bool((answer >= 0).all() and ((answer.float().sum(1) - 1).abs() < 1e-3).all())
     if model.probabilities and isinstance(model, Routed):
         raise Refused(f"{name} has a gate and returns probabilities, and attacks on a gate need logits; leave its softmax out")
+    if isinstance(model, Routed):
+        _routes(model, answer, name)
     return model
 
 
@@ -171,12 +173,41 @@ def _each_for_itself(model: Foreign, answer: Tensor, name: str) -> None:
                       "batch statistics do; make it use running statistics")  # fmt: skip
 
 
+def _routes(model: Routed, answer: Tensor, name: str) -> None:
+    """Raises `Refused` if `route` and `surrogate` are not those of the model that is judged: attacks on them would miss it."""
+    assert isinstance(model, Foreign)
+    x = model.probe.clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            routing, soft = model.route(x), model.surrogate(x, 1.0)
+            gradient = torch.autograd.grad((soft.weights * torch.arange(soft.weights.shape[1], device=x.device)).sum(), x)[0]
+        first = model.expert(x, 0)
+    except Exception as error:
+        raise Refused(f"{name} has route, surrogate and expert, and they fail ({said(error)}); make route and surrogate return "
+                      "(logits, weights, opinions), differentiable in the routing") from error  # fmt: skip
+    one_each = torch.ones(len(x), device=x.device)
+    scale = max(1.0, float(answer.abs().max()))
+    wrong = {
+        "route's logits are not the model's": float((routing.logits.detach() - answer).abs().max()) > 1e-2 * scale,
+        "route's weights do not sum to 1": not torch.allclose(routing.weights.detach().sum(1), one_each, atol=1e-3),
+        "route's opinions are not (B, K, classes)": routing.opinions.shape != (*routing.weights.shape, answer.shape[1]),
+        "expert 0 is not route's first opinion": first.shape != answer.shape
+        or not torch.allclose(first, routing.opinions[:, 0], rtol=1e-2, atol=1e-2 * scale),
+        "surrogate's weights have no gradient": routing.weights.shape[1] > 1 and not bool(gradient.any()),
+    }
+    for what, so in wrong.items():
+        if so:
+            raise Refused(f"{name}: {what}; a model that cannot be attacked through its routing cannot be judged")
+
+
 def _differentiable(model: Foreign, name: str) -> None:
     """Raises `Refused` if no gradient can be asked for. One that is zero is another matter, which protocols raise an alarm for."""
     x = model.probe[:2].clone().requires_grad_()
     try:
         with torch.enable_grad():
-            torch.autograd.grad(model.ask(model.module, x).sum(), x)
+            (gradient,) = torch.autograd.grad(model.ask(model.module, x).sum(), x)
     except Exception as error:
         raise Refused(f"no gradient of {name} reaches the image ({said(error)}), and white-box attacks follow it; remove "
                       "torch.no_grad(), detach() and in-place tricks from its forward") from error  # fmt: skip
+    if not gradient.isfinite().all():
+        raise Refused(f"the gradient of {name} at the image is NaN or infinite; look for sqrt, log or division at 0 in its forward")

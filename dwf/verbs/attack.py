@@ -27,7 +27,7 @@ from dwf.data.decode import Entry, decode
 from dwf.evaluation.attacked import attacked
 from dwf.evaluation.parts import Arrays
 from dwf.evaluation.protocol import Watch, fingerprint
-from dwf.evaluation.standard import step_of
+from dwf.evaluation.threats import RADII, step_of
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another
 from dwf.models.inference import attack_precision
@@ -36,12 +36,8 @@ from dwf.training.mover import precision_of
 from dwf.verbs.evaluate import others
 from dwf.verbs.manifest import Manifest, Origin, listed, noted, shelf_of, store, threat_entry, total
 
-RADII = {"linf": 8 / 255, "l2": 0.5}
-"""The field's usual radius of each norm, where none is given."""
 STEPPED = (Bim, EotPgd, Mim, Pgd)
 """Their step is measured in units of the radius, so that its default follows the radius."""
-CROSSING = 2.5
-"""Radii that all default steps together are long at least (Madry et al.): 2/255 for ten steps at 8/255."""
 
 
 def attack(
@@ -146,8 +142,7 @@ def _read(
         )
     settings = kind.read(table, where=where)
     if isinstance(settings, STEPPED) and "step" not in table:
-        reach = CROSSING * settings.threat.eps / settings.steps
-        settings = kind.read({**table, "step": max(step_of(settings.threat), reach)}, where=where)
+        settings = kind.read({**table, "step": step_of(settings.threat, settings.steps)}, where=where)
     return cast(AnyAttack, settings), reading
 
 

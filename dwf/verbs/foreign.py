@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,14 +17,14 @@ from dwf.core.errors import Refused
 from dwf.core.files import write_json
 from dwf.core.record import FOREIGN
 from dwf.core.result import RUN_SCHEMA, ModelEntry, Result
-from dwf.core.types import Images, Spec
+from dwf.core.types import Images, Routed, Spec
 from dwf.data import Data, ordered, specify
 from dwf.evaluation.protocol import Watch, fingerprint
-from dwf.models.foreign import adopt
+from dwf.models.foreign import Foreign, adopt
 from dwf.models.inference import attack_precision, faithful
 from dwf.run import RunFolder, differences
 from dwf.training.mover import precision_of
-from dwf.verbs.evaluate import forward_passes, judge, others, read_protocol
+from dwf.verbs.evaluate import judge, others, read_protocol
 from dwf.verbs.finding import Found, find, install, name_of
 
 PROBES = 64
@@ -81,12 +82,13 @@ def evaluate_module(
             "std": found.std and list(found.std),
             "outputs": "probabilities" if model.probabilities else "logits",
             "fingerprint": fingerprint(model),
+            "answers": _answers(model),
         }
         entry = ModelEntry(
             method=FOREIGN,
             settings=about,
             parameters=sum(p.numel() for p in model.parameters()),
-            forward_passes=forward_passes(model.module),
+            forward_passes=_experts(model),
         )
         record = {
             "schema": RUN_SCHEMA,
@@ -129,6 +131,18 @@ def _found(module: nn.Module | str, told: str, spec: Spec, weights: Path | None)
         module = copy.deepcopy(module)
         install(module, weights, told)
     return Found(module)
+
+
+@torch.no_grad()
+def _experts(model: Foreign) -> int:
+    """As many backbone passes a prediction as it has experts, so far as it shows them."""
+    return model.route(model.probe[:1]).weights.shape[1] if isinstance(model, Routed) else 1
+
+
+@torch.no_grad()
+def _answers(model: Foreign) -> str:
+    """A checksum of the classes that it names: two models may share their weights and differ in their code."""
+    return hashlib.sha256(model(model.probe).argmax(1).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def _standardised(spec: Spec, found: Found) -> Spec:

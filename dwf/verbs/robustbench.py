@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dwf.core.files import write_json, written
+from dwf.core.record import FOREIGN
 from dwf.core.result import AttackEntry, Result
 
 _ISSUE = """\
@@ -40,15 +41,18 @@ _ISSUE = """\
 
 
 def submission(result: Result) -> tuple[dict[str, Any], str] | None:
-    """(model info, issue text), link, authors and venue left to the user; None for a result without the reference AutoAttack."""
+    """(model info, issue text), link, authors and venue left to the user.
+
+    None for a result without the reference AutoAttack's standard version on the whole test set: a leaderboard takes nothing less.
+    """
     row = next((attack for attack in result.attacks if attack.name == "autoattack"), None)
-    if row is None:
+    if row is None or row.settings["version"] != "standard" or (result.dataset.split, result.dataset.indices) != ("test", "all"):
         return None
     info = {
         "link": "",
         "name": result.run,
         "authors": "",
-        "additional_data": False,
+        "additional_data": None if result.model.method == FOREIGN else False,  # of a stranger's training nothing is known
         "number_forward_passes": result.model.forward_passes,
         "dataset": result.dataset.name,
         "venue": "",

@@ -53,9 +53,7 @@ def test_images_of_another_run_are_tried(dwf: Dwf, run_folder: Path, tmp_path: P
 
 def test_robustbench_gets_its_exact_keys(dwf: Dwf, run_folder: Path) -> None:
     pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
-    code, out, _ = dwf(
-        "evaluate", run_folder, "--protocol", "autoattack", "--samples", 20, "--quiet", "--set", "protocol.eps=128/255"
-    )
+    code, out, _ = dwf("evaluate", run_folder, "--protocol", "autoattack", "--quiet", "--set", "protocol.eps=128/255")
     assert code == 0
     info = json.loads((run_folder / "robustbench" / "linf-128_255.json").read_text())
     assert list(info) == [

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dwf.attacks import ApgdCe, Pgd
 from dwf.core.errors import Refused
-from dwf.core.types import Batch, Threat
+from dwf.core.result import DatasetEntry, ModelEntry
+from dwf.core.types import Batch, Images, Threat
+from dwf.data import ordered
+from dwf.evaluation import Standard
 from dwf.evaluation.attacked import Attacked, attacked
 from dwf.evaluation.check import Row, Standing
 from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
+from dwf.evaluation.protocol import evaluate
 from dwf.evaluation.reweighed import Reweighed
 from dwf.evaluation.sweep import Clean
+from dwf.evaluation.tabulate import Subject
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another, Expert, FrozenRouting, Softened, Surrogate, WeightedLogits
 from dwf.models import Mixture
@@ -151,6 +158,26 @@ def test_the_panel_knows_the_oracle(mixture: Mixture, batch: Batch) -> None:
         opinions = mixture.route(batch.x).opinions
     assert torch.equal(facts["oracle/clean"], (opinions.argmax(2) == batch.y[:, None]).any(1).float())
     assert facts["oracle/pgd"].mean() <= facts["oracle/clean"].mean()
+
+
+def test_a_surrogate_that_nothing_uses_is_refused(mixture: Mixture, digits: Images, tmp_path: Path) -> None:
+    batches = list(ordered(digits, 20))
+    about = ModelEntry(method="toy", settings={}, parameters=1, forward_passes=1)
+    images = DatasetEntry(name="digits", split="test", n=len(digits), indices="all", sha256="")
+    subject = Subject("toy", about, images, digits.classes, "cpu", ("0", "0"))
+    with pytest.raises(Refused, match="protocol 'standard' transfers no images from other models; leave --surrogate out"):
+        evaluate(mixture, Standard(), batches, subject, tmp_path, surrogates={"other": mixture}, precision=torch.float32)
+
+
+def test_an_attack_does_not_take_nan_for_robustness(batch: Batch) -> None:
+    class Root(nn.Module):
+        """Finite logits, and a gradient that is not where the pixel is 0."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 0).sqrt().flatten(1).sum(1, keepdim=True) + torch.arange(10.0)
+
+    with pytest.raises(Refused, match="input gradient is NaN or infinite and no attack can follow it"):
+        Attacked("apgd-ce", ApgdCe(threat=THREAT, steps=3), after=())(victim(Root()), batch, Standing(batch))
 
 
 def test_reweighing_breaks_about_as_much_as_auto_pgd(mixture: Mixture, batch: Batch) -> None:

@@ -12,7 +12,7 @@ from dwf.core.errors import Refused
 from dwf.core.types import Batch, Threat
 from dwf.evaluation import PROTOCOLS, AutoAttack, Full, Masking, Moe, Standard, Table3, Transfer
 from dwf.evaluation.check import Scope, Standing
-from dwf.evaluation.standard import label, step_of
+from dwf.evaluation.threats import label, step_of
 from dwf.evaluation.victim import Victim
 from dwf.models import Mixture
 
@@ -80,10 +80,27 @@ def test_every_protocol_has_a_headline_and_distinct_rows(kind: str) -> None:
     assert protocol.threat.eps > 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("kind", ["autoattack", "full", "masking", "moe", "transfer"])
+def test_the_radius_follows_the_norm_and_is_refused_early(kind: str) -> None:
+    assert PROTOCOLS[kind].read({"norm": "l2"}).threat == Threat(norm="l2", eps=0.5)  # type: ignore[attr-defined]
+    assert PROTOCOLS[kind].read({"norm": "l2", "eps": 1}).threat.eps == 1  # type: ignore[attr-defined]
+    assert PROTOCOLS[kind]().threat == Threat(eps=8 / 255)  # type: ignore[attr-defined]
+    with pytest.raises(Refused, match="below 1; for 8-bit steps write '8/255'"):
+        PROTOCOLS[kind].read({"eps": 8})
+
+
+def test_radii_that_would_share_rows_are_refused() -> None:
+    with pytest.raises(Refused, match=r"two radii would share the rows 'linf7\.65'"):
+        Standard.read({"linf": [0.03, 0.030001]})
+    with pytest.raises(Refused, match="temperatures"):
+        Masking.read({"temperatures": [[0, 10]]})
+
+
 def test_steps_and_labels() -> None:
-    assert step_of(Threat(eps=8 / 255)) == pytest.approx(2 / 255)
-    assert step_of(Threat(eps=0.02)) == pytest.approx(0.005)
-    assert step_of(Threat(norm="l2", eps=0.5)) == pytest.approx(0.125)
+    assert step_of(Threat(eps=8 / 255), 50) == pytest.approx(2 / 255)
+    assert step_of(Threat(eps=0.02), 50) == pytest.approx(0.005)
+    assert step_of(Threat(norm="l2", eps=0.5), 50) == pytest.approx(0.125)
+    assert step_of(Threat(eps=0.3), 10) == pytest.approx(0.075), "so few steps of 2/255 would not cross the ball"
     assert [label(Threat(eps=8 / 255)), label(Threat(norm="l2", eps=0.5))] == ["linf8", "l2-0.5"]
 
 
