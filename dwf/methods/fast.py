@@ -2,7 +2,7 @@
 
 min_theta CE(f(x'), y),  x' = clip(project(x + u + 1.25 eps sign(grad CE(f(x + u), y)))),  u uniform in the ball.
 It can still overfit catastrophically (right on FGSM images, zero on PGD): the journal shows `fgsm` beside `ra` every round, and
-`train.select = "best_val"`, as in the presets, keeps the round before. docs/methods/fast.md compares paper, released code and this.
+`train.select = "best_val"`, as in the presets, keeps the round before. Fidelity: docs/methods/fast.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each batch is replayed m times; in every replay, with the gradients of one and the same pass at x' = clip_[0,1](x + delta):
 theta <- theta - lr grad_theta CE(f(x'), y);  delta <- clip_[-eps,eps](delta + eps sign(grad_x' CE(f(x'), y))).
-delta goes on from replay to replay and from batch to batch. docs/methods/free.md compares paper, released code and this.
+delta goes on from replay to replay and from batch to batch. Fidelity: docs/methods/free.md.
 """
 
 from __future__ import annotations

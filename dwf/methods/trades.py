@@ -1,7 +1,7 @@
 """TRADES (Zhang et al., ICML 2019): stay accurate on clean images and say nearly the same on attacked ones.
 
-L = CE(f(x), y) + beta max_{|x' - x| <= eps} KL(softmax f(x) || softmax f(x'))   (their equation 5, beta = 1 / lambda)
-Inside the maximum f(x) is a constant; in the loss both branches learn. docs/methods/trades.md compares paper, released code and this.
+L = CE(f(x), y) + beta max_{|x' - x| <= eps} KL(softmax f(x) || softmax f(x'))   (beta = 1 / lambda)
+Inside the maximum f(x) is a constant; in the loss both branches learn. Fidelity: docs/methods/trades.md.
 """
 
 from __future__ import annotations

@@ -67,5 +67,7 @@ def test_every_preset_keeps_the_best_round(name: str) -> None:
 
 
 def test_the_presets_of_the_new_methods_are_judged_at_the_radius_of_their_training() -> None:
-    assert torch.tensor([read(f"free-{data}").method.eps for data in ("cifar10", "digits")]).tolist() == pytest.approx([8 / 255, 0.1])
+    assert torch.tensor([read(f"free-{data}").method.eps for data in ("cifar10", "digits")]).tolist() == pytest.approx(
+        [8 / 255, 0.1]
+    )
     assert read("free-digits").validation.threat.eps == read("trades-digits").method.threat.eps == 0.1

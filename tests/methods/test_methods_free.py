@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,7 +68,9 @@ def test_the_perturbation_follows_the_papers_rule_through_replays_and_batches() 
 
 def test_ball_and_box_hold_at_every_step() -> None:
     first, second = halves()
-    for (_, _, attacked, _), one in zip(learned(tiny("free", eps=EPS, replays=4), first, second), [first] * 4 + [second] * 4, strict=True):
+    for (_, _, attacked, _), one in zip(
+        learned(tiny("free", eps=EPS, replays=4), first, second), [first] * 4 + [second] * 4, strict=True
+    ):
         assert (attacked - one.x).abs().max() <= EPS + 1e-6
         assert attacked.min() >= 0
         assert attacked.max() <= 1
@@ -89,7 +92,7 @@ def test_every_replay_is_a_step_of_the_weights_at_the_attacked_images() -> None:
         assert update.loss.item() > 0
         assert update.also[0].shape == attacked.shape
     assert len(weights) == 3
-    assert not any(torch.equal(a, b) for a, b in zip(weights[:-1], weights[1:], strict=True))
+    assert not any(torch.equal(a, b) for a, b in pairwise(weights))
 
 
 def test_the_gradient_of_the_perturbation_is_that_of_the_training_loss() -> None:
