@@ -134,5 +134,5 @@ class Method(Protocol):
         ...
 
     def cost(self) -> Mapping[str, Passes]:
-        """What each phase costs, by its name without an expert's number (`fgsm` for `fgsm-1`); a K that is drawn counts by its mean."""
+        """What each phase costs, by its name without an expert's number (`fgsm-1`: `fgsm`); a drawn K counts by its mean."""
         ...

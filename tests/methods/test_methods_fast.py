@@ -66,7 +66,7 @@ def test_every_preset_keeps_the_best_round(name: str) -> None:
     assert chosen.validation.threat == chosen.method.threat, "judged at the radius of the training"
 
 
-def test_the_presets_of_the_new_methods_are_judged_at_the_radius_of_their_training() -> None:
+def test_free_and_trades_are_judged_at_the_radius_of_their_training_as_well() -> None:
     assert torch.tensor([read(f"free-{data}").method.eps for data in ("cifar10", "digits")]).tolist() == pytest.approx(
         [8 / 255, 0.1]
     )
