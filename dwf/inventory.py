@@ -27,6 +27,7 @@ def inventory(what: str | None = None) -> dict[str, dict[str, str]]:
     """Shelf -> name -> first line of its description; raises `Refused` for an unknown shelf."""
     families = {"attacks": ATTACKS, "backbones": BACKBONES, "datasets": DATASETS, "methods": METHODS, "protocols": PROTOCOLS}
     shelves = {shelf: {name: _first(member) for name, member in family.items()} for shelf, family in families.items()}
+    shelves["methods"] = {name: f"{about} {_passes(name)}" for name, about in shelves["methods"].items()}
     shelves["datasets"] |= {name: "From the hub by its name: --data " + name for name in PLACES}
     shelves["presets"] = {name: tomllib.loads(path.read_text())["about"] for name, path in presets().items()}
     if what is not None and what not in shelves:
@@ -64,6 +65,13 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _passes(method: str) -> str:
+    """What a method costs with its default settings, phase by phase."""
+    costs = METHODS[method]().cost()
+    each = ", ".join(f"{phase} {passes.forwards:g} + {passes.backwards:g}" for phase, passes in costs.items())
+    return f"Forward + backward passes an image and epoch: {each}."
 
 
 def _first(member: object) -> str:

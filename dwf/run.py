@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from dwf.core.errors import Refused
@@ -27,7 +27,7 @@ from dwf.core.settings import Settings, nearest
 from dwf.core.types import Spec
 from dwf.data import Data, named
 from dwf.evaluation.validation import Validation
-from dwf.methods import AnyMethod, Plain
+from dwf.methods import AnyMethod, Free, Plain
 from dwf.training.checkpoint import install, load_weights
 from dwf.training.loop import Options
 
@@ -44,6 +44,15 @@ class Run(Settings):
     train: Options = Options()
     validation: Validation = Validation()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _every_replay_is_a_step(self) -> Self:
+        if isinstance(self.method, Free) and self.train.accumulate > 1:
+            raise ValueError(
+                f"'train.accumulate' is {self.train.accumulate}, and method 'free' takes a step after every replay; "
+                "set it to 1 and, if memory is short, lower 'method.recipe.batch'"
+            )
+        return self
 
 
 def presets() -> dict[str, Path]:

@@ -22,6 +22,15 @@ def cross_entropy(model: Classifier, y: Tensor, target: Tensor | None = None) ->
     return lambda x: -F.cross_entropy(model(x).float(), target, reduction="none")
 
 
+def divergence(clean: Tensor, moved: Tensor) -> Tensor:
+    """KL(softmax clean || softmax moved) per sample (B,) in fp32, of logits (B, classes) each; differentiable in both.
+
+    Logarithms on both sides: with probabilities a gap of 100 between two logits underflows, and 0 log 0 has no gradient.
+    """
+    told, said = F.log_softmax(clean.float(), 1), F.log_softmax(moved.float(), 1)
+    return (told.exp() * (told - said)).sum(1)
+
+
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best wrong logit minus the true one (B,): above zero the sample is misclassified."""
     true = logits.gather(1, y[:, None]).squeeze(1)

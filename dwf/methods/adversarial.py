@@ -7,7 +7,7 @@ it, because validation records FGSM and PGD accuracy side by side; `attack.start
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -21,11 +21,11 @@ from dwf.core.types import Spec
 from dwf.methods.plain import single_phase
 from dwf.models import AttackCopy, Backbone, ResNet
 from dwf.training.optim import Recipe
-from dwf.training.plan import Batches, Phase, Update
+from dwf.training.plan import Batches, Passes, Phase, Update
 
 
 class Adversarial(Settings):
-    """Cross-entropy on images attacked with the present weights, in eval mode. With PGD-K: K + 1 forward and backward passes."""
+    """Cross-entropy on images attacked with the present weights, in eval mode."""
 
     kind: Literal["adversarial"] = "adversarial"
     backbone: Backbone = ResNet()
@@ -41,6 +41,13 @@ class Adversarial(Settings):
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """One phase."""
         return [single_phase("train", model, self.recipe, self._round)]
+
+    def cost(self) -> Mapping[str, Passes]:
+        """The attack's passes on its share of the batch, and one to learn."""
+        attack = self.attack
+        gradients = attack.restarts * attack.steps * attack.draws if isinstance(attack, Pgd) else 1
+        verdicts = attack.restarts if isinstance(attack, Pgd) and attack.restarts > 1 else 0
+        return {"train": Passes(self.share * (gradients + verdicts) + 1, self.share * gradients + 1)}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         victim = AttackCopy(model, batches.precision)

@@ -8,8 +8,9 @@ What the paper leaves open is a field below with its default; docs/paper-to-code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
+from statistics import mean
 from typing import Annotated, Literal
 
 import torch
@@ -24,7 +25,7 @@ from dwf.core.types import Spec, Threat
 from dwf.methods.plain import clean_round, single_phase
 from dwf.models import AttackCopy, Backbone, ExpertBank, Gate, Mixture, ResNet
 from dwf.training.optim import Recipe, Sgd
-from dwf.training.plan import Batches, Group, Learner, Phase, Update
+from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
 
 NonEmpty = Annotated[tuple[PixelFraction, ...], Field(min_length=1)]
 """Radii to draw from."""
@@ -87,6 +88,15 @@ class Dwf(Settings):
             phases.append(self._warmup(model, before))
             before = (*before, "gate")
         return [*phases, self._joint(model, before)]
+
+    def cost(self) -> Mapping[str, Passes]:
+        """An expert's phase trains one net; `gate` and `joint` run the whole mixture, on three images for each clean one."""
+        steps = mean(self.pgd_steps)
+        experts = {"benign": (self.benign, 1), "fgsm": (self.fgsm, 2), "pgd": (self.pgd, steps + 1)}
+        passes = {kind: Passes(number, number) for kind, (count, number) in experts.items() if count}
+        if self.gate_warmup:  # nothing flows back into the experts but the attacks' gradients
+            passes["gate"] = Passes(steps + 4, steps + 1)
+        return {**passes, "joint": Passes(steps + 4, steps + 4)}
 
     def _fgsm_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
         victim = self._victim(expert, batches)

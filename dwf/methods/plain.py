@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
@@ -12,11 +12,11 @@ from dwf.core.settings import Settings
 from dwf.core.types import Spec
 from dwf.models import Backbone, ResNet
 from dwf.training.optim import Recipe
-from dwf.training.plan import Batches, Group, Learner, Phase, Update
+from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
 
 
 class Plain(Settings):
-    """Cross-entropy on clean images. One forward and one backward pass an image."""
+    """Cross-entropy on clean images."""
 
     kind: Literal["plain"] = "plain"
     backbone: Backbone = ResNet()
@@ -29,6 +29,10 @@ class Plain(Settings):
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """One phase."""
         return [single_phase("train", model, self.recipe, clean_round)]
+
+    def cost(self) -> Mapping[str, Passes]:
+        """One pass."""
+        return {"train": Passes(1, 1)}
 
 
 def clean_round(model: nn.Module, batches: Batches) -> Iterator[Update]:

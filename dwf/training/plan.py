@@ -33,6 +33,14 @@ class Update(NamedTuple):
     """Detached scalars for the journal, averaged over the round."""
 
 
+class Passes(NamedTuple):
+    """Passes of what a phase trains, for each clean image of an epoch, the attacks' among them."""
+
+    forwards: float
+    backwards: float
+    """A backward pass for the input's gradient alone counts like any other."""
+
+
 class Group(NamedTuple):
     """Parameters that share a learning rate."""
 
@@ -123,4 +131,8 @@ class Method(Protocol):
 
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """What to train, in an order in which every phase comes after those that it needs."""
+        ...
+
+    def cost(self) -> Mapping[str, Passes]:
+        """What each phase costs, by its name without an expert's number (`fgsm-1`: `fgsm`); a drawn K counts by its mean."""
         ...

@@ -9,25 +9,25 @@ from tiny_methods import Repeated, batch, build, ready, tiny
 from torch import Tensor, nn
 
 from dwf.attacks import Fgsm, Pgd
+from dwf.methods import METHODS, Dwf, Free, Plain
 from dwf.models.resnet import ConvNet
+from dwf.run import read
 from dwf.training.plan import Phase
 
 IMAGES = 10
 
 
 def passes(phase: Phase) -> dict[str, float]:
-    """Passes of one update through each net (its copies for attacks included), per clean image and net."""
+    """Passes of one batch through each net (its copies for attacks included), per clean image and net."""
     subject, counts = ready(phase), Counter[str]()
     nets = [module for module in subject.modules() if isinstance(module, ConvNet)]
     for net in nets:
         net.register_forward_hook(_counting(counts))  # a copy of the net copies the hook
-    updates = list(phase.round(subject, Repeated(batch(IMAGES), 1)))
-    for update in updates:
+    for update in phase.round(subject, Repeated(batch(IMAGES), 1)):
         update.loss.backward()
     for net in nets:
         net._forward_hooks.clear()
         net.requires_grad_(True)
-    assert len(updates) == 1
     return {name: count / IMAGES / len(nets) for name, count in counts.items()}
 
 
@@ -45,6 +45,44 @@ def phase(kind: str, name: str, **changes: object) -> Phase:
     method = tiny(kind, **changes)
     (found,) = [one for one in method.phases(build(method)) if one.name == name]
     return found
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_states_what_is_counted(kind: str) -> None:
+    """The tiny settings, where K is drawn from one number only."""
+    method = tiny(kind, **({"pgd_steps": (2,)} if "pgd_steps" in METHODS[kind].model_fields else {}))
+    stated, phases = method.cost(), method.phases(build(method))
+    assert {one.name.rstrip("-0123456789") for one in phases} == set(stated)
+    for one in phases:
+        counted = passes(one)
+        assert (counted["forwards"], counted["backwards"]) == stated[one.name.rstrip("-0123456789")], one.name
+
+
+@pytest.mark.parametrize("attack", [Fgsm(start="uniform"), Pgd(steps=2, draws=2), Pgd(steps=2, restarts=3)], ids=lambda a: a.kind)
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_adversarial_training_states_follows_its_attack(attack: Fgsm | Pgd, share: float) -> None:
+    method = tiny("adversarial", attack=attack, share=share)
+    counted = passes(phase("adversarial", "train", attack=attack, share=share))
+    assert (counted["forwards"], counted["backwards"]) == method.cost()["train"]
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_trades_is_k_plus_3_forward_and_k_plus_2_back(steps: int) -> None:
+    counted = passes(phase("trades", "train", steps=steps))
+    assert counted == {"forwards": steps + 3, "forwards in training mode": 2, "backwards": steps + 2}
+
+
+@pytest.mark.parametrize("data", ["cifar10", "svhn"])
+def test_free_training_costs_what_plain_training_costs(data: str) -> None:
+    free, plain = read(f"free-{data}").method, read(f"plain-{data}").method
+    assert isinstance(free, Free)
+    assert isinstance(plain, Plain)
+    assert free.recipe.epochs * free.cost()["train"].forwards == plain.recipe.epochs * plain.cost()["train"].forwards
+
+
+def test_where_k_is_drawn_its_mean_is_stated() -> None:
+    assert Dwf().cost() == {"benign": (1, 1), "fgsm": (2, 2), "pgd": (31, 31), "joint": (34, 34)}
+    assert set(Dwf(benign=0, gate_warmup=1).cost()) == {"fgsm", "pgd", "gate", "joint"}
 
 
 def test_plain_training_is_one_forward_and_one_backward() -> None:

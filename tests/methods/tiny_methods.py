@@ -35,7 +35,7 @@ SMALL: dict[type, Settings] = {
     Pgd: Pgd(steps=2),
 }
 """What stands for a default of this type. A method of other parts is tested with the defaults of those."""
-FEWER: dict[str, Any] = {"fgsm": 1, "pgd": 1, "pgd_steps": (1, 2), "gate_warmup": 1}
+FEWER: dict[str, Any] = {"fgsm": 1, "pgd": 1, "pgd_steps": (1, 2), "gate_warmup": 1, "steps": 2, "replays": 3}
 """Fields whose defaults are large, where a method has them."""
 
 
