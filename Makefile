@@ -34,6 +34,7 @@ bench: setup
 	$(BIN)/python benchmarks/table3.py
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/alarms.py
+	$(BIN)/python benchmarks/protocol.py results/cifar10-mini/pgd-at --part table3
 
 docs: setup
 	$(BIN)/mkdocs build --strict --quiet
