@@ -8,14 +8,16 @@ from dwf.core.settings import Settings
 from dwf.methods.adversarial import Adversarial
 from dwf.methods.dwf import Dwf
 from dwf.methods.plain import Plain
+from dwf.methods.soe import Soe
 
 METHODS: dict[str, type[Settings]] = {
     "adversarial": Adversarial,
     "dwf": Dwf,
     "plain": Plain,
+    "soe": Soe,
 }
 
-AnyMethod = Annotated[Adversarial | Dwf | Plain, Field(discriminator="kind")]
+AnyMethod = Annotated[Adversarial | Dwf | Plain | Soe, Field(discriminator="kind")]
 """One of METHODS, chosen by its `kind`."""
 
-__all__ = ["METHODS", "Adversarial", "AnyMethod", "Dwf", "Plain"]
+__all__ = ["METHODS", "Adversarial", "AnyMethod", "Dwf", "Plain", "Soe"]
