@@ -35,7 +35,7 @@ class Soe(Settings):
     experts: int = Field(default=3, ge=2)
     """Sub-models E."""
     adversary: Literal["together", "one-by-one"] = "together"
-    """Whom the attack ascends: the system, which chooses anew at every step, or every sub-model, which makes E adversarial batches."""
+    """Whom the attack ascends: the system, which chooses anew at every step, or every sub-model for E adversarial batches."""
     attack: Pgd = Pgd(start="image")
     sharpness: float = Field(default=1.0, ge=0)
     """T of w_i = softmax(T r_i): 0 trains every sub-model on every image alike, a large T only the surest one."""
