@@ -164,6 +164,21 @@ def test_the_attack_raises_what_it_ascends_inside_the_ball(monkeypatch: pytest.M
     assert not torch.equal(moved, method._attacked(victim, draw, 1)), "each turn has its own start"
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_two_attacks_and_two_updates_are_2_k_plus_4_passes(steps: int) -> None:
+    phase, images = only(steps=steps), 0
+    model = ready(phase)
+    assert isinstance(model, RoutedPaths)
+
+    def count(block: nn.Module, args: Any, out: Tensor) -> None:
+        nonlocal images
+        images += len(out)
+
+    model.paths.blocks[0].register_forward_hook(count)  # a copy of the block copies the hook
+    assert len(list(phase.round(model, Repeated(batch(), 1)))) == 2
+    assert images == len(batch().x) * (2 * (steps + 1) + 2)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_attack_copy_answers_like_the_original(precision: torch.dtype) -> None:
     model, x = system(), batch().x
