@@ -5,22 +5,26 @@ from typing import Annotated
 from pydantic import Field
 
 from dwf.methods.adversarial import Adversarial
+from dwf.methods.advmoe import Advmoe
 from dwf.methods.dwf import Dwf
 from dwf.methods.fast import Fast
 from dwf.methods.free import Free
 from dwf.methods.plain import Plain
+from dwf.methods.soe import Soe
 from dwf.methods.trades import Trades
 
-AnyMethod = Annotated[Adversarial | Dwf | Fast | Free | Plain | Trades, Field(discriminator="kind")]
+AnyMethod = Annotated[Adversarial | Advmoe | Dwf | Fast | Free | Plain | Soe | Trades, Field(discriminator="kind")]
 """One of METHODS, chosen by its `kind`."""
 
 METHODS: dict[str, type[AnyMethod]] = {
     "adversarial": Adversarial,
+    "advmoe": Advmoe,
     "dwf": Dwf,
     "fast": Fast,
     "free": Free,
     "plain": Plain,
+    "soe": Soe,
     "trades": Trades,
 }
 
-__all__ = ["METHODS", "Adversarial", "AnyMethod", "Dwf", "Fast", "Free", "Plain", "Trades"]
+__all__ = ["METHODS", "Adversarial", "Advmoe", "AnyMethod", "Dwf", "Fast", "Free", "Plain", "Soe", "Trades"]

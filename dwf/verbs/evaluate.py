@@ -21,7 +21,7 @@ from dwf.evaluation import PROTOCOLS, AnyTable
 from dwf.evaluation.protocol import Watch
 from dwf.evaluation.protocol import evaluate as evaluate_model
 from dwf.evaluation.tabulate import Subject
-from dwf.models import Mixture
+from dwf.models import ExpertBank
 from dwf.models.inference import attack_precision
 from dwf.run import Loaded, RunFolder, environment, load, override, package_version
 from dwf.training.mover import precision_of
@@ -161,7 +161,8 @@ def others(folders: Sequence[Path | str], images: Images, device: torch.device) 
 
 def forward_passes(model: nn.Module) -> int:
     """Backbone passes that one prediction costs, as far as the model shows."""
-    return len(model.bank) if isinstance(model, Mixture) else 1
+    bank = getattr(model, "bank", None)
+    return len(bank) if isinstance(bank, ExpertBank) else 1
 
 
 def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:

@@ -23,7 +23,7 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["train", "dwf-cifar"], "'dwf-cifar' is neither a preset nor a .toml file; did you mean 'dwf-cifar10'? Valid: "),
-    (["train", "mine.toml"], "mine.toml does not exist; give a .toml file or a preset: dwf-cifar10"),
+    (["train", "mine.toml"], "mine.toml does not exist; give a .toml file or a preset: advmoe-cifar10"),
     (["train", "plain-digits", "--set", "method.recipe.epoch=3"],
      "plain-digits: 'method.recipe.epoch' is not a setting; did you mean 'epochs'? Valid: "),
     (["train", "plain-digits", "--set", "sed=3"], "plain-digits: 'sed' is not a setting; did you mean 'seed'? Valid: "),
@@ -31,7 +31,7 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
      "plain-digits: 'method.recipe.epochs' is 'many': input should be a valid integer"),
     (["train", "plain-digits", "--set", "method.kind=plane"],
      "plain-digits: 'method.kind' is 'plane', which does not exist; did you mean 'plain'? "
-     "Valid: adversarial, dwf, fast, free, plain, trades"),
+     "Valid: adversarial, advmoe, dwf, fast, free, plain, soe, trades"),
     (["train", "pgd-at-digits", "--set", "method.attack.threat.eps=8"], "for 8-bit steps write '8/255'"),
     (["train", "dwf-digits", "--set", "method.fgsm_eps=[8]"], "for 8-bit steps write '8/255'"),
     (["train", "plain-digits", "--set", "seed"],

@@ -110,3 +110,11 @@ def test_experts_cost_1_2_and_k_plus_1() -> None:
 def test_a_joint_step_is_fgsm_pgd_and_one_pass_over_three_batches(steps: int) -> None:
     counted = passes(phase("dwf", "joint", pgd_steps=(steps,)))
     assert counted == {"forwards": 1 + steps + 3, "forwards in training mode": 3, "backwards": 1 + steps + 3}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_experts_in_synergy_are_k_plus_2_together_and_k_plus_1_plus_e_one_by_one(steps: int) -> None:
+    together = passes(phase("soe", "train", attack=Pgd(steps=steps)))
+    assert together == {"forwards": steps + 2, "forwards in training mode": 2, "backwards": steps + 2}
+    apart = passes(phase("soe", "train", attack=Pgd(steps=steps), adversary="one-by-one"))
+    assert apart == {"forwards": steps + 1 + 3, "forwards in training mode": 1 + 3, "backwards": steps + 1 + 3}
