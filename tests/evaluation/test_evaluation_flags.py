@@ -116,3 +116,21 @@ def test_routing_is_described_by_weights_entropy_and_load() -> None:
     assert entry.weights == pytest.approx((0.45, 0.55))
     assert entry.load == pytest.approx((2 / 3, 1 / 3))
     assert entry.entropy == pytest.approx(np.mean([0.5623, 0.6931, 0.3251]), abs=1e-3)
+
+
+def test_a_larger_ball_that_holds_more_survivors_is_named() -> None:
+    assert flags.nonmonotone(bits(0.6), bits(0.5), ("0.01", "0.02")) is None
+    flag = flags.nonmonotone(bits(0.5), bits(0.55), ("0.01", "0.02"))
+    assert flag is not None
+    assert flag.value == pytest.approx(0.05)
+    assert "more correct at 0.02 than at 0.01" in flag.cause
+
+
+def test_an_alarm_of_several_pairs_shares_its_level() -> None:
+    """Eight samples against none: p = 1/256, enough for one pair at 5 %, and for twelve, and not for thirteen."""
+    before, after = np.arange(100) < 50, np.arange(100) < 42
+    for pairs, raised in ((1, True), (12, True), (13, False)):
+        assert (flags.no_convergence(before, after, ("1", "2"), 0.05 / pairs) is not None) == raised
+    alarms = flags.Alarms()
+    alarms.test(None, flags.no_convergence(before, after, ("1", "2")))
+    assert (alarms.tests, [flag.code for flag in alarms.raised]) == (1, ["no_convergence"])
