@@ -26,8 +26,10 @@ def example() -> dict[str, Any]:
                 **{"precision": "bf16", **SCORE},
             }
         ],
-        "worst_case": [{"norm": "linf", "eps": 0.03, "accuracy": 0.4, "ci95": [0.3, 0.5], "attacks": ["pgd-10"]}],
+        "worst_case": [{"norm": "linf", "eps": 0.03, "accuracy": 0.4, "ci95": [0.3, 0.5], "attacks": ["pgd-10"], "space": "pixel"}],
         "flags": [{"code": "fgsm_beats_pgd", "class": "trust", "value": 0.02, "cause": "Why.", "remedy": "What to do."}],
+        "flag_tests": 4,
+        "facts": {"rerouted": {"value": 0.5, "ci95": [0.4, 0.6], "n": 100}},
         "routing": {"clean": {"weights": [0.25, 0.75], "entropy": 0.5, "load": [0.0, 1.0]}},
         "per_class": [{"class": "zero", "clean": 0.9, "worst_case": 0.4}],
         "environment": {
@@ -41,6 +43,13 @@ def test_reading_and_writing_are_inverse() -> None:
     result = from_json(example(), where="a.json")
     assert to_json(result) == example()
     assert from_json(json.loads(json.dumps(to_json(result))), where="a.json") == result
+
+
+def test_a_file_from_before_there_were_facts_is_read() -> None:
+    older = {key: value for key, value in example().items() if key not in ("flag_tests", "facts")}
+    del older["worst_case"][0]["space"]
+    result = from_json(older, where="a.json")
+    assert (result.flag_tests, result.facts, result.worst_case[0].space) == (0, {}, "pixel")
 
 
 def test_the_file_has_the_names_of_the_format_and_not_those_of_the_language() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from dwf_processes import done, leftovers, preset, records, whole
+from dwf_processes import done, leftovers, preset, records, untimed, whole
 from safetensors.torch import load_file
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -38,3 +38,24 @@ def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in one} == {"plain", "dwf"}
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
+
+
+def test_two_ranks_evaluate_like_one(tmp_path: Path) -> None:
+    """Whole batches are dealt out; the file is the same but for its times."""
+    folder, name = tmp_path / "run", "full-steps2-apgd_steps3-targets1-queries10"
+    done(["train", preset(tmp_path), "--device", "cpu", "--out", folder, *SHORT])
+    few = ("steps=2", "apgd_steps=3", "targets=1", "queries=10")
+    settings = [word for text in few for word in ("--set", f"protocol.{text}")]
+    evaluation = ["evaluate", folder, "--protocol", "full", "--samples", "30", "--batch", "8", "--device", "cpu", *settings]
+    done(evaluation)
+    alone = {file.name: file.read_bytes() for file in (folder / "eval").iterdir()}
+    assert set(alone) == {f"{name}.json", f"{name}.npz", f"{name}.images.npz"}
+    for file in (folder / "eval").iterdir():
+        file.unlink()
+    out = done(evaluation, launcher=(*TORCHRUN, "-m", "dwf"))
+    assert out.count("Worst case over") == 1, "rank 0 speaks alone"
+    for file in (f"{name}.npz", f"{name}.images.npz"):
+        assert (folder / "eval" / file).read_bytes() == alone[file]
+    shared = json.loads((folder / "eval" / f"{name}.json").read_text())
+    assert untimed(shared) == untimed(json.loads(alone[f"{name}.json"]))
+    assert leftovers(folder) == []
