@@ -40,7 +40,7 @@ class Rerouting:
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """The labels are the experts of the clean images."""
-        before = standing.under(self.attack.threat) if self.after is None else standing.after(self.after)
+        before = standing.asked(self.attack.threat, self.after)
         moved = torch.full(batch.y.shape, torch.nan)
         rows = before.nonzero().squeeze(1)
         if len(rows):
