@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dwf.attacks import Fgsm, Pgd
-from dwf.core.seeds import Noise
+from dwf.core.seeds import Noise, own_stream
 from dwf.core.settings import Length, PixelFraction, Settings
 from dwf.core.types import Spec, Threat
 from dwf.methods.plain import clean_round, single_phase
@@ -29,6 +29,10 @@ from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
 
 NonEmpty = Annotated[tuple[PixelFraction, ...], Field(min_length=1)]
 """Radii to draw from."""
+
+_MIXTURE = ("benign", "fgsm", "pgd", "gate", "gate_warmup", "joint", "gate_learning_rate")
+_FGSM, _PGD = ("fgsm_eps", "fgsm_start"), ("pgd_threat", "pgd_step", "pgd_steps")
+"""Settings that an expert which is trained without them does not depend on."""
 
 
 class Dwf(Settings):
@@ -73,16 +77,27 @@ class Dwf(Settings):
         return self
 
     def model(self, spec: Spec) -> nn.Module:
-        """The mixture; experts stand in the order benign, FGSM, PGD."""
-        experts = [self.backbone(spec) for _ in range(self.benign + self.fgsm + self.pgd)]
+        """The mixture; experts stand in the order benign, FGSM, PGD. `pgd-1` starts from the same weights beside any others."""
+        experts = []
+        for kind, count in (("benign", self.benign), ("fgsm", self.fgsm), ("pgd", self.pgd)):
+            for number in range(count):
+                with own_stream(f"{kind}-{number + 1}"):
+                    experts.append(self.backbone(spec))
         return Mixture(ExpertBank(experts), self.gate(spec, len(experts)))
 
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """Algorithm 1 and 2: every expert by itself; algorithm 3: everything together."""
         assert isinstance(model, Mixture)
-        kinds = [("benign", self.benign, clean_round), ("fgsm", self.fgsm, self._fgsm_round), ("pgd", self.pgd, self._pgd_round)]
-        named = [(f"{kind}-{number + 1}", learn) for kind, count, learn in kinds for number in range(count)]
-        phases = [single_phase(name, expert, self.experts, learn) for (name, learn), expert in zip(named, model.bank, strict=True)]
+        kinds = [
+            ("benign", self.benign, clean_round, (*_FGSM, *_PGD, "batch_norm")),
+            ("fgsm", self.fgsm, self._fgsm_round, _PGD),
+            ("pgd", self.pgd, self._pgd_round, _FGSM),
+        ]
+        named = [(f"{kind}-{number + 1}", learn, others) for kind, count, learn, others in kinds for number in range(count)]
+        phases = [
+            single_phase(name, expert, self.experts, learn, ignores=(*_MIXTURE, *others))
+            for (name, learn, others), expert in zip(named, model.bank, strict=True)
+        ]
         before = tuple(phase.name for phase in phases)
         if self.gate_warmup:
             phases.append(self._warmup(model, before))
