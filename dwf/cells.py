@@ -28,8 +28,8 @@ def _axes(value: object, path: str = "") -> dict[str, tuple[Any, ...]]:
         return {key: values for one in found for key, values in one.items()}
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ValueError(f"'{path}' is {value!r}; give a list of the values to try, such as seed = [0, 1, 2]")
-    if twice := next((one for one in value if list(value).count(one) > 1), None):
-        raise ValueError(f"'{path}' has {twice!r} twice; name every value once")
+    if twice := [one for one in value if list(value).count(one) > 1]:
+        raise ValueError(f"'{path}' has {twice[0]!r} twice; name every value once")
     return {path: tuple(value)}
 
 

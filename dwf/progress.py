@@ -131,13 +131,16 @@ class _AttackWatcher:
 @contextmanager
 def sweeping(console: Console, cells: int, *, quiet: bool = False) -> Iterator[Tell]:
     """A watcher for the cells of a sweep: a line for each phase that ends, each verdict, and each cell; nothing if `quiet`."""
-    ended = 0
+    ended, shown = 0, set[tuple[str, str]]()
 
     def tell(name: str, record: Record) -> None:
         nonlocal ended
         match record["event"]:
             case "round" if record["round"] + 1 == record["rounds"]:
                 cell = name.removesuffix(f"/{record['phase']}")
+                if (cell, record["phase"]) in shown:  # it was told of by the process that learnt it
+                    return
+                shown.add((cell, record["phase"]))
                 reused = f"  reused from {record['reused_from']}" if "reused_from" in record else ""
                 said = f"{cell}  {record['phase']}  {_scores(record)}{reused}"
             case "judged":

@@ -39,7 +39,7 @@ def sweep(
 
     asked = read_sweep(file)
     if dry_run:
-        _show(plan(asked))
+        _show(plan(asked), asked.set)
         return
     somewhere, folder = executors.choose(executor.value, workers, device), out or Path("runs") / file.stem
     with sweeping(console, len(plan(asked)), quiet=quiet) as tell:
@@ -54,11 +54,13 @@ def sweep(
         raise typer.Exit(FAILED)
 
 
-def _show(cells: Sequence[Cell]) -> None:
-    """Each cell with what `dwf train` would have to be told."""
+def _show(cells: Sequence[Cell], shared: Sequence[str]) -> None:
+    """Each cell with what `dwf train` would have to be told, besides what all have in common."""
+    for text in shared:
+        console.print(f"All cells: --set {text}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for header in ("Cell", "Preset", "Settings"):
         table.add_column(header, overflow="fold")
     for cell in cells:
-        table.add_row(*map(escape, (cell.name, cell.preset, "\n".join(cell.overrides))))
+        table.add_row(*map(escape, (cell.name, cell.preset, "\n".join(cell.overrides[len(shared) :]))))
     console.print(table)

@@ -6,17 +6,11 @@ from dwf.executors.local import Local
 from dwf.executors.processes import Processes
 from dwf.executors.ray import Ray
 
-EXECUTORS: dict[str, type[Executor]] = {
-    "local": Local,
-    "processes": Processes,
-    "ray": Ray,
-}
-
-__all__ = ["EXECUTORS", "Executor", "Job", "Local", "Outcome", "Processes", "Ray", "Tell", "attempt", "choose"]
+__all__ = ["Executor", "Job", "Local", "Outcome", "Processes", "Ray", "Tell", "attempt", "choose"]
 
 
 def choose(name: str, workers: int | None, device: str) -> Executor:
-    """An executor by its name, for jobs that compute on `device`; raises `Refused` for workers where there is only one."""
+    """`local`, `processes` or `ray`, for jobs that compute on `device`; raises `Refused` for workers where there is only one."""
     if name == "local":
         if workers is not None:
             raise Refused(f"--workers {workers} needs processes to work in; add --executor processes or ray, or leave it out")

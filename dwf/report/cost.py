@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dwf.core.journal import Record
 from dwf.report.markup import joined, table
 from dwf.report.reading import Evaluated, by_run
 from dwf.report.training import rounds
@@ -22,13 +23,18 @@ def cost(evaluated: Sequence[Evaluated]) -> str | None:
 def _run(one: Evaluated) -> list[str]:
     model, environment = one.result.model, one.record["environment"]
     records = [record for phase in rounds(one).values() for record in phase]
+    elsewhere = sum(_seconds(record) for record in records if "reused_from" in record)
     trained = [
         count(len(records)),
         count(sum(int(record.get("images", 0)) for record in records)),
-        duration(sum(float(record.get("seconds", 0.0)) for record in records)),
+        duration(sum(map(_seconds, records))) + (f", {duration(elsewhere)} of it in another run" if elsewhere else ""),
     ]
     place = "not here" if one.foreign else _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
     return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
+
+
+def _seconds(record: Record) -> float:
+    return float(record.get("seconds", 0.0))
 
 
 def _evaluation(one: Evaluated) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dwf.cells import Cell, Sweep, plan
+from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
 from dwf.core.journal import Listener
@@ -52,7 +53,9 @@ def sweep(
     phases are taken over between cells. `tell` hears how each cell gets on. A cell that fails leaves the others alone. Raises
     `Refused`, before anything runs, for settings that do not fit and for a folder that is taken.
     """
-    cells, place = plan(file), RunFolder(Path(out).resolve())
+    if ranks.launched() > 1:
+        raise Refused("under torchrun all ranks train one run together; start a sweep without it, with --executor processes or ray")
+    cells, place = plan(file), RunFolder(Path(out))
     names = [file_name(read_protocol(one.name, one.set)) for one in file.protocols]
     if len(set(names)) < len(names):
         raise Refused(f"the sweep judges by '{max(names, key=names.count)}' twice; name every protocol with its settings once")
@@ -108,12 +111,12 @@ def _report(folders: Sequence[Path], page: Path) -> list[Path]:
 def _job(cell: Cell, file: Sweep, out: Path, device: str, *, reuse: bool) -> Job:
     arguments = {
         "run": cell.run.model_dump(mode="json"),
-        "folder": str(out / cell.name),
+        "folder": str((out / cell.name).resolve()),
         "protocols": [one.model_dump(mode="json") for one in file.protocols],
         "samples": file.samples,
         "split": file.split,
         "device": device,
-        "reuse": str(out) if reuse else None,
+        "reuse": str(out.resolve()) if reuse else None,
     }
     return Job(cell.name, work, arguments)
 
