@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +24,18 @@ def derive(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2**63) for one purpose, such as `derive(0, "augment", phase, epoch)`."""
     text = "/".join(map(str, (seed, *purpose))).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def own_stream(*purpose: str | int) -> Iterator[None]:
+    """Layers made inside draw their first weights from a stream of their own: the same whatever was made before or after them.
+
+    The stream is a function of the seed that torch's generator was given last, and of `purpose`.
+    """
+    seed = derive(torch.initial_seed(), *purpose)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)
