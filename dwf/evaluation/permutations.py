@@ -27,11 +27,17 @@ DRAWS = 20
 
 
 def switching(scope: Scope, pgd: Pgd, further: Attack, after: tuple[str, ...] | None) -> list[Check]:
-    """PGD on the expectation, and both attacks on every permutation; nothing for a model that switches nothing."""
+    """PGD on the expectation, and both attacks on every permutation; nothing for a model that switches nothing.
+
+    `after`: as for `Moe.mixture`, () for numbers of their own, None for survivors.
+    """
     if not scope.permutations:
         return []
     expected = pgd.model_copy(update={"draws": DRAWS})
-    return [Attacked(f"pgd-eot{DRAWS}", expected, after=after), EveryPermutation(scope.permutations, (pgd, further), after)]
+    return [
+        Attacked(f"pgd-eot{DRAWS}", expected, after=after),
+        EveryPermutation(scope.permutations, (pgd, further), survivors=after is None),
+    ]
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class EveryPermutation:
     permutations: tuple[tuple[int, ...], ...]
     attacks: tuple[Attack, ...]
     """Of one threat; each is for those who survived the ones before."""
-    after: tuple[str, ...] | None = ()
-    """(): all who are right under the permutation, for numbers of their own. None: who survived all so far, permutations too."""
+    survivors: bool = False
+    """False: all who are right under the permutation, for numbers of their own. True: who survived all so far, permutations too."""
 
     @property
     def _threat(self) -> Threat:
@@ -51,7 +57,7 @@ class EveryPermutation:
     def rows(self) -> Sequence[Row]:
         """One row a permutation, and `worst-permutation`."""
         attacks = [attack.model_dump(mode="json") for attack in self.attacks]  # type: ignore[attr-defined]
-        on = on_whom(self.after) if self.after is None else "all that are right under it"
+        on = on_whom(None) if self.survivors else "all that are right under it"
         views: dict[str, dict[str, Any]] = {
             _name(one): {"kind": "Permutation", "permutation": [number + 1 for number in one]} for one in self.permutations
         }
@@ -67,10 +73,10 @@ class EveryPermutation:
         """One deterministic model after the other."""
         bits = {}
         everyone = torch.ones_like(batch.y, dtype=torch.bool)
-        worst = standing.under(self._threat) if self.after is None else everyone
+        worst = standing.under(self._threat) if self.survivors else everyone
         for permutation in self.permutations:
             held = victim.fixed(permutation)
-            right = self._survivors(held, batch, worst if self.after is None else everyone, _name(permutation))
+            right = self._survivors(held, batch, worst if self.survivors else everyone, _name(permutation))
             worst = worst & right
             bits[_name(permutation)] = right
             victim.bill(_name(permutation))

@@ -114,7 +114,7 @@ def test_each_permutation_is_attacked_and_judged_as_a_model_of_its_own(switched:
 def test_on_survivors_each_permutation_goes_on_where_the_one_before_stopped(switched: SwitchedMixture, batch: Batch) -> None:
     target = victim(switched)
     standing = clean(target, batch)
-    all_rows = EveryPermutation(switched.permutations, (PGD,), None)(target, batch, standing).bits
+    all_rows = EveryPermutation(switched.permutations, (PGD,), survivors=True)(target, batch, standing).bits
     *rows, worst = all_rows.values()
     before: Tensor = standing.under(THREAT)
     for bits in rows:
@@ -125,7 +125,7 @@ def test_on_survivors_each_permutation_goes_on_where_the_one_before_stopped(swit
     assert torch.equal(worst, apart & standing.under(THREAT))
     nobody = Standing(batch)
     nobody.add(Clean().rows(), {"clean": torch.zeros_like(before)})
-    assert not torch.stack(list(EveryPermutation(THREE, (PGD,), None)(target, batch, nobody).bits.values())).any()
+    assert not torch.stack(list(EveryPermutation(THREE, (PGD,), survivors=True)(target, batch, nobody).bits.values())).any()
 
 
 def test_the_second_attack_is_for_the_survivors_of_the_first(switched: SwitchedMixture, batch: Batch) -> None:
