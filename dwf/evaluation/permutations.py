@@ -33,11 +33,8 @@ def switching(scope: Scope, pgd: Pgd, further: Attack, after: tuple[str, ...] | 
     """
     if not scope.permutations:
         return []
-    expected = pgd.model_copy(update={"draws": DRAWS})
-    return [
-        Attacked(f"pgd-eot{DRAWS}", expected, after=after),
-        EveryPermutation(scope.permutations, (pgd, further), survivors=after is None),
-    ]
+    expected = Attacked(f"pgd-eot{DRAWS}", pgd.model_copy(update={"draws": DRAWS}), after=after)
+    return [expected, EveryPermutation(scope.permutations, (pgd, further), survivors=after is None)]
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_a_large_weight_makes_experts_that_are_alike_look_at_different_things() 
 
 def test_a_large_weight_holds_the_heat_still() -> None:
     with_it, without = (
-        [u.log["displacement"].item() for u in updates(25, stability=w, steps=0, threat={"eps": 0.3})] for w in (100.0, 0.0)
+        [u.log["displacement"].item() for u in updates(12, experts=2, stability=w, steps=0, threat={"eps": 0.3})] for w in (100, 0)
     )
     assert sum(with_it[-5:]) < 0.5 * sum(without[-5:])
 
@@ -209,8 +209,7 @@ def test_every_pass_draws_for_every_image() -> None:
     torch.testing.assert_close(first.weights.sort(1).values, model.gate(x).sort(1).values)
     assert torch.equal(first.opinions, second.opinions)
     with drawing(0, CPU):
-        again = model(x)
-    assert torch.equal(again, first.logits)
+        assert torch.equal(model(x), first.logits)
     alike = system().route(x[:1].expand(200, -1, -1, -1)).weights
     assert len(alike.unique(dim=0)) == 24, "each image of a batch has a draw of its own"
 
@@ -236,7 +235,6 @@ def test_more_experts_have_some_of_their_permutations_listed() -> None:
     assert isinstance(model, Switched)
     assert model.permutations[0] == (0, 1, 2, 3, 4)
     assert len(set(model.permutations)) == len(model.permutations) == 24
-    assert model.permutations == model.permutations, "drawn once and for all"
     with pytest.raises(Refused, match=r"\(0, 0, 1, 2, 3\) is no permutation of 5 experts; give each of 0 ... K-1 once"):
         model.fixed((0, 0, 1, 2, 3))
 
@@ -293,7 +291,6 @@ def test_what_gives_no_heatmaps_is_refused_in_a_sentence() -> None:
     ({"experts": 1}, "'experts' is 1: input should be greater than or equal to 2"),
     ({"switched": 1.5}, "'switched' is 1.5"),
     ({"bins": 1}, "'bins' is 1"),
-    ({"steps": -1}, "'steps' is -1"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_in_a_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(Refused) as refusal:

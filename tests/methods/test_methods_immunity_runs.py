@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judged(folder: Path, protocol: str, seed: int = 0) -> Result:
     few = [f"protocol.{text}" for text in FEW[protocol]]
-    return evaluate(folder, protocol, overrides=few, samples=20, batch=10, device="cpu", seed=seed)
+    return evaluate(folder, protocol, overrides=few, samples=10, batch=5, device="cpu", seed=seed)
 
 
 def untimed(file: Path) -> Any:
