@@ -54,7 +54,7 @@ class Attacked:
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """Only those who stand are attacked."""
-        before = standing.under(self.attack.threat) if self.after is None else standing.after(self.after)
+        before = standing.asked(self.attack.threat, self.after)
         rows = before.nonzero().squeeze(1)
         if len(rows) == 0:
             victim.bill(self.name)

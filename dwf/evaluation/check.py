@@ -56,6 +56,10 @@ class Standing:
         inside = [bits for other, bits in self._rows.values() if other.eps == 0 or _within(other, threat)]
         return torch.stack([self._everyone, *inside]).all(0)
 
+    def asked(self, threat: Threat, after: Sequence[str] | None) -> Tensor:
+        """(B,) bool: whom a check of `threat` attacks: survivors of the rows `after`, or of all so far for None."""
+        return self.under(threat) if after is None else self.after(after)
+
     def after(self, names: Sequence[str]) -> Tensor:
         """(B,) bool: right on the image itself and after the rows `names`."""
         clean = [bits for threat, bits in self._rows.values() if threat.eps == 0]

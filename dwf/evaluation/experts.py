@@ -40,7 +40,7 @@ class Rerouting:
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """The labels are the experts of the clean images."""
-        before = standing.under(self.attack.threat) if self.after is None else standing.after(self.after)
+        before = standing.asked(self.attack.threat, self.after)
         moved = torch.full(batch.y.shape, torch.nan)
         rows = before.nonzero().squeeze(1)
         if len(rows):
@@ -115,7 +115,13 @@ class ExpertsAlone:
 
 def _scores(routed: Routed, temperature: float) -> Classifier:
     """The routing as a classifier of experts: log-weights (B, K)."""
-    return lambda x: routed.surrogate(x, temperature).weights.float().clamp(min=1e-30).log()
+
+    def classifier(x: Tensor) -> Tensor:
+        scores = routed.surrogate(x, temperature).weights.float().clamp(min=1e-30).log()
+        # A routing that never looks at the image, such as a uniform gate's, has the gradient zero and no way to be led astray.
+        return scores if scores.requires_grad else scores + 0 * x.float().sum((1, 2, 3)).unsqueeze(1)
+
+    return classifier
 
 
 def _own(original: Routed, number: int) -> Classifier:

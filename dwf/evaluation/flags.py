@@ -82,6 +82,14 @@ def no_convergence(before: Bits, after: Bits, names: tuple[str, str], level: flo
     )
 
 
+def convergence(short: Bits, long: Bits, restarted: Bits, steps: tuple[int, int], restarts: int) -> list[FlagEntry | None]:
+    """Both ways of not having finished: more steps after `short`, more starts after `long`."""
+    return [
+        no_convergence(short, long, (f"{steps[0]}", f"{steps[1]} steps"), LEVEL / 2),
+        no_convergence(long, restarted, ("1", f"{restarts} restarts"), LEVEL / 2),
+    ]
+
+
 def nonmonotone(smaller: Bits, larger: Bits, names: tuple[str, str], level: float = LEVEL) -> FlagEntry | None:
     """A larger ball holds the smaller one, so an attack that finds what is there cannot do worse in it."""
     if not exceeds(larger, smaller, POINT, level):

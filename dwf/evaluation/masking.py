@@ -85,7 +85,7 @@ class Masking(OneThreat):
 
     def blind(self, scope: Scope) -> list[Check]:
         """Softened copies, transfer and Square, each on the survivors of `white`, and the restarts that they are measured by."""
-        after = (self._last(scope),)
+        after = (_last(scope.classes),)
         copies = [Attacked(_soft(t), self.pgd, Softened(*t), after=after) for t in self.temperatures] if scope.experts else []
         transfers = [Attacked(name, self.pgd, view, "transfer", after) for name, view in transfer_sources(scope)]
         square = Attacked("square", Square(threat=self.threat, queries=self.queries), kind="black", after=after)
@@ -103,11 +103,6 @@ class Masking(OneThreat):
         """Of APGD-CE, for the price of Square: a gradient costs two forward passes."""
         return max(ceil(self.queries / 2 / self.apgd_steps), 1)
 
-    @staticmethod
-    def _last(scope: Scope) -> str:
-        """The last white-box row: its bits are the survivors of all of them."""
-        return "apgd-t" if scope.classes >= 4 else "apgd-dlr" if scope.classes == 3 else "apgd-ce"
-
     def alarms(self, findings: Findings) -> Alarms:
         """Every trust flag."""
         bits, alarms, clean = findings.bits, Alarms(), findings.bits["clean"]
@@ -117,15 +112,12 @@ class Masking(OneThreat):
         alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
         alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
         restarted = bits[f"pgd-{2 * self.steps}x{self.restarts}"]
-        alarms.test(
-            flags.no_convergence(bits[short], bits[long], (f"{self.steps}", f"{2 * self.steps} steps"), LEVEL / 2),
-            flags.no_convergence(bits[long], restarted, ("1", f"{self.restarts} restarts"), LEVEL / 2),
-        )
+        alarms.test(*flags.convergence(bits[short], bits[long], restarted, (self.steps, 2 * self.steps), self.restarts))
         steps = sorted([(self.eps, short), *((other.eps, f"pgd-{label(other)}") for other in self.others())])
         pairs = list(pairwise((f"{eps:.4g}", bits[row] & clean) for eps, row in steps))
         alarms.test(*(flags.nonmonotone(a, b, (inner, outer), LEVEL / len(pairs)) for (inner, a), (outer, b) in pairs))
         alarms.test(flags.large_eps_survives(bits["pgd-huge"], findings.classes, "half of the pixel range"))
-        survivors = bits[next(row for row in ("apgd-t", "apgd-dlr", "apgd-ce") if row in bits)]
+        survivors = bits[_last(findings.classes)]
         again, queried = bits["restarts-gradient"], bits["restarts-query"]
         sources = [row for row in bits if row.startswith("transfer-")]
         level = LEVEL / (1 + bool(sources))
@@ -136,6 +128,11 @@ class Masking(OneThreat):
         if soft := [row for row in bits if row.startswith("softened-")]:
             alarms.test(flags.softened_transfer(f"{len(soft)} temperatures", union(bits, soft), again, survivors))
         return alarms
+
+
+def _last(classes: int) -> str:
+    """The last white-box row: its bits are the survivors of all of them."""
+    return "apgd-t" if classes >= 4 else "apgd-dlr" if classes == 3 else "apgd-ce"
 
 
 def union(bits: Mapping[str, Bits], rows: Sequence[str]) -> Bits:

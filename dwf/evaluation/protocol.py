@@ -78,6 +78,9 @@ def evaluate(
     }
     if final.exists():
         return _stored(final, identity, resume)
+    checks = protocol.checks(_scope(model, batches[0], subject, surrogates))
+    if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
+        raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
     began, started = time.monotonic(), datetime.now(UTC)
     hidden = folder / f".{file_name(protocol)}.parts"
     if ranks.rank() == 0:
@@ -85,9 +88,6 @@ def evaluate(
     ranks.barrier()
     parts = Parts(hidden, identity, keep=True)
     victim = Victim(model, precision, seed, surrogates)
-    checks = protocol.checks(_scope(model, batches[0], subject, surrogates))
-    if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
-        raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
     tally = _Tally(watch, len(batches), len(checks))
     for number, batch in enumerate(batches):
         mine = number % ranks.world() == ranks.rank()
@@ -151,20 +151,22 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
     standing = Standing(batch)
     victim.bill("")
     for turn, check in enumerate(checks):
-        if not parts.done(number, turn):
+        if parts.done(number, turn):
+            found = parts.read(number, turn)
+        else:
             victim.bills.clear()
             with drawing(derive(victim.seed, "draws", number, turn), batch.x.device):
                 outcome = check(victim, batch, standing)
                 images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
-                arrays = _arrays(victim, outcome, batch) | _pictures(victim, images, keep=number == 0)
-                parts.write(number, turn, arrays | (_labels(victim.module, batch) if turn == 0 else {}))
+                found = _arrays(victim, outcome) | _pictures(victim, images, keep=number == 0)
+                found |= _labels(victim.module, batch) if turn == 0 else {}
+            parts.write(number, turn, found)
             victim.bill("")
-        found = parts.read(number, turn)
         standing.add(check.rows(), {name: torch.from_numpy(bits).to(batch.y.device) for name, bits in shelf(found, "bits").items()})
         tally.add(found, len(batch.y))
 
 
-def _arrays(victim: Victim, outcome: Outcome, batch: Batch) -> Arrays:
+def _arrays(victim: Victim, outcome: Outcome) -> Arrays:
     bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
     facts: Arrays = {f"facts/{name}": value.cpu().double().numpy() for name, value in outcome.facts.items()}
     bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}

@@ -51,7 +51,7 @@ class Reweighed:
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """beta x s x gate with or without gradient."""
-        right = standing.under(self.threat) if self.after is None else standing.after(self.after)
+        right = standing.asked(self.threat, self.after)
         routed = victim.routed
         with frozen(victim.copy.model):
             for number, (beta, share, gate_gradient) in enumerate(self._sweep()):

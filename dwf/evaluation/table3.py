@@ -15,7 +15,6 @@ from dwf.core.types import Threat
 from dwf.evaluation import flags
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
-from dwf.evaluation.statistics import LEVEL
 from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep, ascending
 
 
@@ -79,8 +78,5 @@ class Table3(Settings):
         alarms.test(flags.fgsm_beats_pgd(bits["fgsm"], bits[short]))
         alarms.test(flags.fgsm_overfit(bits["fgsm"], bits[short]))
         restarted = bits[f"pgd-{self.final}x{self.restarts}"]
-        alarms.test(
-            flags.no_convergence(bits[short], bits[once], (f"{self.steps[-1]}", f"{self.final} steps"), LEVEL / 2),
-            flags.no_convergence(bits[once], restarted, ("1", f"{self.restarts} restarts"), LEVEL / 2),
-        )
+        alarms.test(*flags.convergence(bits[short], bits[once], restarted, (self.steps[-1], self.final), self.restarts))
         return alarms

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dwf.core.settings import Settings
 from dwf.core.types import Spec
-from dwf.models.layers import ConvNorm
+from dwf.models.layers import ConvNorm, Pointwise
 from dwf.models.normalize import Normalize
 
 _BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 20: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -139,7 +139,7 @@ class PreActivationBlock(nn.Module):
         self.norm = nn.BatchNorm2d(inputs)
         self.first = ConvNorm(inputs, outputs, stride=stride)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride != 1 or inputs != outputs else None
+        self.shortcut = Pointwise(inputs, outputs, stride) if stride != 1 or inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
