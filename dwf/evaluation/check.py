@@ -91,6 +91,8 @@ class Scope:
     """C x H x W."""
     experts: int = 0
     """Experts behind its routing; 0 for a model without."""
+    permutations: tuple[tuple[int, ...], ...] = ()
+    """Of a model that switches between them, to be held one by one."""
     surrogates: tuple[str, ...] = ()
     """Names of the other models that attacks may be transferred from."""
     deviations: tuple[float, ...] = ()

@@ -169,7 +169,8 @@ def randomized(largest: float) -> FlagEntry | None:
         class_="trust",
         value=largest,
         cause="Two forward passes over the same images differ: the model is random, and a plain attack follows one draw of it.",
-        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack.",
+        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack. Quote "
+        "worst-permutation (moe, full) where it is listed: it owes nothing to chance.",
     )
 
 

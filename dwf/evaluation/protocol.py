@@ -23,7 +23,8 @@ from dwf.core.errors import Refused
 from dwf.core.files import write_json
 from dwf.core.fingerprint import fingerprint
 from dwf.core.result import Environment, Result, from_json, to_json
-from dwf.core.types import Batch, Routed
+from dwf.core.seeds import derive, drawing
+from dwf.core.types import Batch, Routed, Switched
 from dwf.evaluation.check import Check, Outcome, Scope, Standing
 from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
 from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, shelf, tabulate
@@ -121,19 +122,23 @@ def _scope(model: nn.Module, batch: Batch, subject: Subject, surrogates: Mapping
     """What there is to attack, by asking the model about one image."""
     experts = 0
     if isinstance(model, Routed):
-        with torch.no_grad():
+        with torch.no_grad(), drawing(0, batch.x.device):  # what a random model draws here is not the caller's
             experts = model.route(batch.x[:1]).weights.shape[1]
     return Scope(
         classes=len(subject.classes),
         pixels=batch.x[0].numel(),
         experts=experts,
+        permutations=tuple(model.permutations) if isinstance(model, Switched) else (),
         surrogates=tuple(surrogates or ()),
         deviations=subject.deviations,
     )
 
 
 def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, *, parts: Parts, tally: _Tally) -> None:
-    """Every check of one batch, each kept in a file of its own as soon as it is done."""
+    """Every check of one batch, each kept in a file of its own as soon as it is done.
+
+    A random model's draws begin anew at each: they depend on neither resuming, nor sharding, nor on the caller's random numbers.
+    """
     standing = Standing(batch)
     victim.bill("")
     for turn, check in enumerate(checks):
@@ -141,10 +146,11 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
             found = parts.read(number, turn)
         else:
             victim.bills.clear()
-            outcome = check(victim, batch, standing)
-            images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
-            found = _arrays(victim, outcome) | _pictures(victim.module, images, keep=number == 0)
-            found |= _labels(victim.module, batch) if turn == 0 else {}
+            with drawing(derive(victim.seed, "draws", number, turn), batch.x.device):
+                outcome = check(victim, batch, standing)
+                images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
+                found = _arrays(victim, outcome) | _pictures(victim, images, keep=number == 0)
+                found |= _labels(victim.module, batch) if turn == 0 else {}
             parts.write(number, turn, found)
             victim.bill("")
         standing.add(check.rows(), {name: torch.from_numpy(bits).to(batch.y.device) for name, bits in shelf(found, "bits").items()})
@@ -166,12 +172,13 @@ def _labels(model: nn.Module, batch: Batch) -> Arrays:
 
 
 @torch.no_grad()
-def _pictures(model: nn.Module, images: Mapping[str, Tensor], *, keep: bool) -> Arrays:
+def _pictures(victim: Victim, images: Mapping[str, Tensor], *, keep: bool) -> Arrays:
     """The gate's weights on each kind of images, and the first images themselves with their predictions."""
     arrays: Arrays = {}
+    model, settled = victim.module, victim.settled.module
     for kind, x in images.items():
-        if isinstance(model, Routed):
-            arrays[f"weights/{kind}"] = model.route(x).weights.float().cpu().numpy()
+        if isinstance(settled, Routed):
+            arrays[f"weights/{kind}"] = settled.route(x).weights.float().cpu().numpy()
         if keep:
             arrays[f"image/{kind}"] = x[:EXAMPLES].contiguous().cpu().numpy()
             arrays[f"prediction/{kind}"] = model(x[:EXAMPLES]).argmax(1).cpu().numpy()

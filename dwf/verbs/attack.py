@@ -20,7 +20,7 @@ from dwf.core.errors import Refused
 from dwf.core.files import written_folder
 from dwf.core.fingerprint import fingerprint
 from dwf.core.result import DatasetEntry
-from dwf.core.seeds import Noise, derive
+from dwf.core.seeds import Noise, derive, drawing
 from dwf.core.settings import nearest
 from dwf.core.types import Attack, Batch, Classifier, Images, Spec, Threat
 from dwf.data import Folder, ordered, subset
@@ -239,8 +239,9 @@ def _attacked(victim: Victim, aimed: _Aimed, images: Images, size: int, watch: W
     parts: list[Arrays] = []
     right, done = Counter[str](), 0
     for batch in ordered(images, size):
-        _, moved = attacked(aimed, view, victim, batch, victim.noise(batch))
-        parts.append(part := _judged(victim, batch, project(moved, batch.x, aimed.threat), aimed.threat))
+        with drawing(derive(victim.seed, "draws", len(parts)), batch.x.device):
+            _, moved = attacked(aimed, view, victim, batch, victim.noise(batch))
+            parts.append(part := _judged(victim, batch, project(moved, batch.x, aimed.threat), aimed.threat))
         right.update({name: int((part[f"prediction/{name}"] == part["label"]).sum()) for name in ("clean", "adversarial")})
         done += len(batch.y)
         if watch is not None:

@@ -26,7 +26,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         AnyTable,
         {
             *("attacked", "check", "experts", "flags", "gradients", "parts", "protocol", "reweighed", "statistics", "sweep"),
-            *("tabulate", "threats", "validation", "victim", "views"),
+            *("permutations", "tabulate", "threats", "validation", "victim", "views"),
         },
     ),
     "methods": ("METHODS", METHODS, AnyMethod, set()),
