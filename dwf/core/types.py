@@ -137,3 +137,15 @@ class Routed(Protocol):
     def expert(self, x: Tensor, number: int) -> Tensor:
         """The logits (B, classes) of one expert, 0 <= number < K, at the cost of that expert alone."""
         ...
+
+
+@runtime_checkable
+class Certifiable(Protocol):
+    """Models that can prove how far an image may move before their answer changes."""
+
+    def certified(self, x: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
+        """(B,) radii for x (B, C, H, W) in [0, 1] inside which the class provably stays, by upper bounds; 0 proves nothing.
+
+        Raises `Refused` for a model whose bounds are not known.
+        """
+        ...

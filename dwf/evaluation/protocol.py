@@ -37,12 +37,15 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told after each check of each batch: checks done, checks in all, accuracy so far by row, the latest row last."""
 
 
-def file_name(protocol: AnyProtocol) -> str:
-    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings."""
+def file_name(protocol: AnyProtocol, overridden: Mapping[str, Any] | None = None) -> str:
+    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings.
+
+    `table3@alpha0.9`: settings of the method that were changed after training (`overridden`) follow.
+    """
     tag = "".join(f"-{key}{_short(value)}" for key, value in protocol.deviations().items())
     if len(tag) > 100:  # file systems have limits, and so have readers
         tag = "-" + hashlib.sha256(tag.encode()).hexdigest()[:12]
-    return protocol.kind + tag
+    return protocol.kind + tag + "".join(f"@{key}{_short(value)}" for key, value in sorted((overridden or {}).items()))
 
 
 def evaluate(
@@ -63,10 +66,11 @@ def evaluate(
     `surrogates`: other models by name, for attacks that are transferred from them. Raises `Refused` for a model that the protocol
     cannot attack, and if that file is there already (with `resume`, a finished one with the same settings is read back instead).
     """
-    final = folder / f"{file_name(protocol)}.json"
+    name = file_name(protocol, subject.model.overridden)
+    final = folder / f"{name}.json"
     identity = {
         "protocol": protocol.model_dump(mode="json"),
-        "model": subject.model.model_dump(mode="json"),
+        "model": subject.model.model_dump(mode="json", exclude={"overridden"}),  # its settings hold the new values
         "dataset": subject.dataset.model_dump(mode="json"),
         "weights": fingerprint(model),
         "surrogates": {name: fingerprint(other) for name, other in (surrogates or {}).items()},
@@ -78,7 +82,7 @@ def evaluate(
     if final.exists():
         return _stored(final, identity, resume)
     began, started = time.monotonic(), datetime.now(UTC)
-    hidden = folder / f".{file_name(protocol)}.parts"
+    hidden = folder / f".{name}.parts"
     if ranks.rank() == 0:
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
@@ -107,7 +111,8 @@ def evaluate(
     )
     result = tabulate(protocol, rows, merged, subject, environment)
     if ranks.rank() == 0:
-        kept = {**shelf(merged, "bits"), "index": merged["index"], "identity": np.array(json.dumps(identity))}
+        radii = {name: array for name, array in merged.items() if name.startswith("radius/")}
+        kept = {**shelf(merged, "bits"), **radii, "index": merged["index"], "identity": np.array(json.dumps(identity))}
         write_arrays(final.with_suffix(".npz"), kept)
         write_arrays(final.with_suffix(".images.npz"), examples(merged, protocol.threat.eps))
         write_json(final, to_json(result))
@@ -161,8 +166,9 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
 def _arrays(victim: Victim, outcome: Outcome, batch: Batch) -> Arrays:
     bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
     facts: Arrays = {f"facts/{name}": value.cpu().double().numpy() for name, value in outcome.facts.items()}
+    radii: Arrays = {f"radius/{norm}": value.cpu().double().numpy() for norm, value in outcome.radii.items()}
     bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
-    return bits | facts | bills
+    return bits | facts | radii | bills
 
 
 @torch.no_grad()
