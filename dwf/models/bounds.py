@@ -59,7 +59,7 @@ def _(module: BoundedConv, norm: Norm) -> float:
 @lipschitz.register
 def _(module: nn.BatchNorm2d, norm: Norm) -> float:
     assert module.running_var is not None
-    return float((module.weight.double().abs() / (module.running_var.double() + module.eps).sqrt()).max())
+    return float((module.weight.detach().double().abs() / (module.running_var.double() + module.eps).sqrt()).max())
 
 
 @lipschitz.register(nn.ReLU)

@@ -6,6 +6,7 @@ The truth lies between the two: a certificate is a lower bound of the robust acc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
@@ -43,11 +44,12 @@ def _figure(proven: Sequence[Proof], norm: str, title: str, number: int) -> Mark
         for i, (one, entry) in enumerate(proven):
             style, clean = look(i), 100 * one.result.clean.accuracy
             ys = [clean, *(100 * share.value for share in entry.shares)]
-            line = {"color": style.color, "marker": style.marker, "linestyle": style.line, "markevery": 8}
+            line: dict[str, Any] = {"color": style.color, "marker": style.marker, "linestyle": style.line, "markevery": 8}
             axes.plot([0.0, *entry.radii], ys, label=plain(one.run), **line)
             cases = [case for case in one.result.worst_case if case.norm == norm and case.eps <= 2 * entry.largest]
             name = None if i else "left by attacks, colour as the run"
-            hollow = {"marker": "*", "markersize": 13, "markerfacecolor": "none", "linestyle": "", "color": style.color}
+            hollow: dict[str, Any] = {"marker": "*", "markersize": 13, "markerfacecolor": "none", "linestyle": ""}
+            hollow["color"] = style.color
             axes.plot([case.eps for case in cases], [100 * case.accuracy for case in cases], label=name, **hollow)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
@@ -80,7 +82,7 @@ def _nothing(entry: CertifiedEntry) -> bool:
 def _none(one: Evaluated, entry: CertifiedEntry, norm: str) -> str:
     radius = f"{entry.largest:.1g}" if entry.largest else "0"
     return (
-        f"Nothing is certified for {one.run} in {NORMS[norm]}: the largest radius of any of {plural(one.result.dataset.n, 'image')} "
-        f"is {radius}, less than half a grey level of one pixel. Its layers' bounds multiply to more than its margins bear; what "
-        "it withstands is known from attacks alone."
+        f"Nothing is certified for {one.run} in {NORMS[norm]}: of {plural(one.result.dataset.n, 'image')} the largest radius is "
+        f"{radius}, less than half a grey level of one pixel. Its margins are too small for what its layers' bounds allow; "
+        "what it withstands is known from attacks alone."
     )
