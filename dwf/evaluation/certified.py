@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from dwf.attacks.engine import frozen
 from dwf.core.settings import Length
 from dwf.core.types import Batch, Certifiable, Threat
+from dwf.evaluation import flags
 from dwf.evaluation.check import Check, Findings, Outcome, Row, Scope, Standing
-from dwf.evaluation.flags import Alarms, certificate_broken
+from dwf.evaluation.flags import Alarms
 from dwf.evaluation.standard import Radius, Standard
 from dwf.evaluation.threats import label
 from dwf.evaluation.victim import Victim
@@ -45,7 +46,7 @@ class Certified(Standard):
         alarms = Alarms()
         for name in map(label, self.threats()):
             attacked = [bits for row, bits in findings.bits.items() if row.endswith(f"-{name}")]
-            alarms.note(certificate_broken(findings.facts[f"certified-{name}"], attacked, name))
+            alarms.note(flags.certificate_broken(findings.facts[f"certified-{name}"], attacked, name))
         return alarms
 
 
