@@ -151,3 +151,15 @@ class Switched(Routed, Protocol):
     def fixed(self, permutation: Sequence[int]) -> nn.Module:
         """The model with one of them at every pass: `Routed` like itself, and deterministic. Shares its weights."""
         ...
+
+
+@runtime_checkable
+class Certifiable(Protocol):
+    """Models that can prove how far an image may move before their answer changes."""
+
+    def certified(self, x: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
+        """(B,) radii for x (B, C, H, W) in [0, 1] inside which the class provably stays, by upper bounds; 0 proves nothing.
+
+        Raises `Refused` for a model whose bounds are not known.
+        """
+        ...

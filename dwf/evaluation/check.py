@@ -38,6 +38,8 @@ class Outcome:
     """Adversarial images (B, C, H, W) of general interest, by kind: `fgsm`, `pgd`."""
     facts: Mapping[str, Tensor] = field(default_factory=dict)
     """Other findings (B,), 0 or 1 where the sample was asked and NaN where it was not; a fact's value is their mean."""
+    radii: Mapping[str, Tensor] = field(default_factory=dict)
+    """By norm, (B,): how far an image may provably move before its answer changes; 0 where that is wrong or nothing is proven."""
 
 
 class Standing:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -157,6 +159,20 @@ def softened_transfer(name: str, softened: Bits, restarted: Bits, survivors: Bit
         value=share,
         cause=f"Images made on a softened copy ('{name}') break {share:.1%} more of the survivors than further restarts do.",
         remedy="Gate or experts are saturated and hide their gradients: quote the worst case over the softened copies.",
+    )
+
+
+def certificate_broken(proven: Fact, attacked: Sequence[Bits], radius: str) -> FlagEntry | None:
+    """An image that was certified at a radius and broken inside it: one counterexample refutes a proof."""
+    broken = (proven == 1) & ~np.logical_and.reduce(attacked)
+    if not broken.any():
+        return None
+    return FlagEntry(
+        code="certificate_broken",
+        class_="trust",
+        value=float(broken.mean()),
+        cause=f"An attack broke {int(broken.sum())} of the images that were certified at {radius}: a bound is not a bound.",
+        remedy="Believe no certified radius of this model; look for a layer whose Lipschitz bound is wrong.",
     )
 
 

@@ -39,12 +39,15 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told after each check of each batch: checks done, checks in all, accuracy so far by row, the latest row last."""
 
 
-def file_name(protocol: AnyProtocol) -> str:
-    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings."""
+def file_name(protocol: AnyProtocol, overridden: Mapping[str, Any] | None = None) -> str:
+    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings.
+
+    `table3@alpha0.9`: settings of the method that were changed after training (`overridden`) follow.
+    """
     tag = "".join(f"-{key}{_short(value)}" for key, value in protocol.deviations().items())
     if len(tag) > 100:  # file systems have limits, and so have readers
         tag = "-" + hashlib.sha256(tag.encode()).hexdigest()[:12]
-    return protocol.kind + tag
+    return protocol.kind + tag + "".join(f"@{key}{_short(value)}" for key, value in sorted((overridden or {}).items()))
 
 
 def evaluate(
@@ -65,10 +68,11 @@ def evaluate(
     `surrogates`: other models by name, for attacks that are transferred from them. Raises `Refused` for a model that the protocol
     cannot attack, and if that file is there already (with `resume`, a finished one with the same settings is read back instead).
     """
-    final = folder / f"{file_name(protocol)}.json"
+    name = file_name(protocol, subject.model.overridden)
+    final = folder / f"{name}.json"
     identity = {
         "protocol": protocol.model_dump(mode="json"),
-        "model": subject.model.model_dump(mode="json"),
+        "model": subject.model.model_dump(mode="json", exclude={"overridden"}),  # its settings hold the new values
         "dataset": subject.dataset.model_dump(mode="json"),
         "weights": fingerprint(model),
         "surrogates": {name: fingerprint(other) for name, other in (surrogates or {}).items()},
@@ -83,7 +87,7 @@ def evaluate(
     if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
         raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
     began, started = time.monotonic(), datetime.now(UTC)
-    hidden = folder / f".{file_name(protocol)}.parts"
+    hidden = folder / f".{name}.parts"
     if ranks.rank() == 0:
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
@@ -109,7 +113,8 @@ def evaluate(
     )
     result = tabulate(protocol, rows, merged, subject, environment)
     if ranks.rank() == 0:
-        kept = {**shelf(merged, "bits"), "index": merged["index"], "identity": np.array(json.dumps(identity))}
+        radii = {name: array for name, array in merged.items() if name.startswith("radius/")}
+        kept = {**shelf(merged, "bits"), **radii, "index": merged["index"], "identity": np.array(json.dumps(identity))}
         write_arrays(final.with_suffix(".npz"), kept)
         write_arrays(final.with_suffix(".images.npz"), examples(merged, protocol.threat.eps))
         write_json(final, to_json(result))
@@ -160,8 +165,9 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
 def _arrays(victim: Victim, outcome: Outcome) -> Arrays:
     bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
     facts: Arrays = {f"facts/{name}": value.cpu().double().numpy() for name, value in outcome.facts.items()}
+    radii: Arrays = {f"radius/{norm}": value.cpu().double().numpy() for norm, value in outcome.radii.items()}
     bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
-    return bits | facts | bills
+    return bits | facts | radii | bills
 
 
 @torch.no_grad()

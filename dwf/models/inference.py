@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dwf.core.types import Routed
 from dwf.models.foreign import Foreign
 from dwf.models.layers import ConvNorm
+from dwf.models.lipschitz import BoundedConv
 
 AGREEMENT = 0.95
 """Share of the probe images of which a copy of a foreign module must name the original's class."""
@@ -34,7 +35,7 @@ class AttackCopy(nn.Module):
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
         """`batch_statistics`: normalise by the attacked batch, as in training mode, instead of the running statistics."""
         super().__init__()
-        self._folds: list[tuple[ConvNorm, nn.Conv2d]] = []
+        self._folds: list[tuple[ConvNorm | BoundedConv, nn.Conv2d]] = []
         self._plain: list[tuple[Tensor, Tensor]] = []
         self.inner: nn.Module
         if isinstance(model, Foreign):
@@ -76,8 +77,8 @@ class AttackCopy(nn.Module):
         return self
 
     def _fold(self, source: nn.Module, target: nn.Module) -> nn.Module:
-        """Replace every ConvNorm below `target` by one convolution, remembering whose weights it folds."""
-        if isinstance(source, ConvNorm):
+        """Replace every ConvNorm and BoundedConv below `target` by one convolution, remembering whose weights it folds."""
+        if isinstance(source, ConvNorm | BoundedConv):
             folded = copy.deepcopy(source.conv).requires_grad_(False)
             folded.bias = nn.Parameter(torch.zeros_like(folded.weight[:, 0, 0, 0]), requires_grad=False)
             self._folds.append((source, folded))

@@ -15,7 +15,7 @@ TEN = Spec(
     classes=tuple("abcdefghij"), channels=3, height=32, width=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)
 )  # fmt: skip
 FOUR = Spec(classes=tuple("abcd"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
-SMALL = {"resnet": {"depth": 10, "width": 8}, "wide-resnet": {"depth": 10, "widen": 1}}
+SMALL = {"lipschitz": {"width": 8}, "resnet": {"depth": 10, "width": 8}, "wide-resnet": {"depth": 10, "widen": 1}}
 """Small settings of the members that have any; another member is built as it is by default."""
 
 
