@@ -7,17 +7,21 @@ from pydantic import Field
 from dwf.core.settings import Settings
 from dwf.models.bank import ExpertBank
 from dwf.models.gate import Gate, GateNet
+from dwf.models.googlenet import GoogLeNet
 from dwf.models.inference import AttackCopy
 from dwf.models.mixture import Mixture
 from dwf.models.normalize import Normalize
 from dwf.models.resnet import ResNet, WideResNet
+from dwf.models.timm import Timm
 
 BACKBONES: dict[str, type[Settings]] = {
+    "googlenet": GoogLeNet,
     "resnet": ResNet,
+    "timm": Timm,
     "wide-resnet": WideResNet,
 }
 
-Backbone = Annotated[ResNet | WideResNet, Field(discriminator="kind")]
+Backbone = Annotated[GoogLeNet | ResNet | Timm | WideResNet, Field(discriminator="kind")]
 """Settings that build a net: `ResNet(depth=18)(spec)`. One of BACKBONES, chosen by its `kind`."""
 
 __all__ = [
@@ -27,8 +31,10 @@ __all__ = [
     "ExpertBank",
     "Gate",
     "GateNet",
+    "GoogLeNet",
     "Mixture",
     "Normalize",
     "ResNet",
+    "Timm",
     "WideResNet",
 ]

@@ -30,7 +30,12 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         },
     ),
     "methods": ("METHODS", METHODS, AnyMethod, set()),
-    "models": ("BACKBONES", BACKBONES, Backbone, {"bank", "foreign", "gate", "inference", "layers", "mixture", "normalize"}),
+    "models": (
+        "BACKBONES",
+        BACKBONES,
+        Backbone,
+        {"bank", "cost", "folding", "foreign", "gate", "inference", "layers", "mixture", "normalize", "stem"},
+    ),
 }
 """Package -> the registry's name and contents, the union of its members, and the modules that hold what the members share."""
 every_family = pytest.mark.parametrize(("package", "family"), FAMILIES.items(), ids=FAMILIES.keys())
