@@ -71,7 +71,7 @@ def diagnosis() -> tuple[list[str], dict[str, str]]:
         "bf16": "native" if attack_precision(device) is torch.bfloat16 else "not native here: attacks and training run in fp32",
         "free disc": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
     }
-    for extra in ("tensorboard", "torchvision"):
+    for extra in ("tensorboard", "timm", "torchvision"):
         facts[extra] = _version(extra) or "not installed (optional)"
     return _problems(), facts
 

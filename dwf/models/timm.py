@@ -82,7 +82,8 @@ class Timm(Settings):
             from timm.layers.classifier import ClassifierHead
 
             net.pre_logits = nn.Identity()
-            net.head = ClassifierHead(net.num_features, len(spec.classes)).to(next(net.parameters()).device)  # type: ignore[arg-type]
+            head = ClassifierHead(net.num_features, len(spec.classes), drop_rate=net.drop_rate)
+            net.head = head.to(next(net.parameters()).device)
             net.head_hidden_size = net.num_features
 
     @torch.no_grad()

@@ -70,6 +70,7 @@ def test_vgg_has_one_linear_head() -> None:
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == 16 + 1
     assert (layers[-1].in_features, layers[-1].out_features) == (512, 4)
+    assert on_meta("vgg19_bn", arguments={"drop_rate": 0.3}).net.head.drop.p == 0.3
     with torch.device("meta"):
         original = timm.create_model("vgg19_bn", num_classes=4)
     kept = on_meta("vgg19_bn", stem="original")
