@@ -75,7 +75,7 @@ class Timm(Settings):
             sizes["patch_size"] = max(1, min(spec.height, spec.width) // (8 * later))
         return sizes
 
-    def _finish(self, net: nn.Module, names: list[str], spec: Spec) -> None:
+    def _finish(self, net: Any, names: list[str], spec: Spec) -> None:
         """The small stem, and one linear head where timm has VGG's two hidden layers for 7 x 7 maps."""
         undo(net, names, spec.channels)
         if self.stem == "small" and hasattr(net, "pre_logits") and hasattr(net.pre_logits, "input_kernel_size"):
