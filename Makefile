@@ -32,6 +32,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/joint_step.py
 	$(BIN)/python benchmarks/table3.py
+	$(BIN)/python benchmarks/advmoe.py
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/alarms.py
 	$(BIN)/python benchmarks/protocol.py results/cifar10-mini/pgd-at --part table3

@@ -255,7 +255,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
         raise Refused(f"{place.path} holds evaluations of {method.get('model')}, but not its weights; give --model again")
     run = Run.read(record["settings"], where=str(place.record))
     spec = Spec.read(record["spec"], where=str(place.record))
-    model = build(run, spec, torch.device(device))
+    bare = Run.read(_nothing_to_fetch(record["settings"]), where=str(place.record))
+    model = build(bare, spec, torch.device(device))
     weights = place.weights
     if phase is not None:
         subjects = {one.name: one.subject for one in run.method.phases(model)}
@@ -267,6 +268,13 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
         raise Refused(f"{place.path} is not trained to the end: it has no {weights.name}; continue with --resume")
     install(model, load_weights(weights), weights)
     return Loaded(model.eval(), run, spec, place)
+
+
+def _nothing_to_fetch(settings: Any) -> Any:
+    """The same settings without any maker's weights: those of the run replace them at once, and the hub may be out of reach."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: False if key == "pretrained" else _nothing_to_fetch(value) for key, value in settings.items()}
 
 
 def build(run: Run, spec: Spec, device: torch.device) -> nn.Module:

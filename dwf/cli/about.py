@@ -6,6 +6,7 @@ import json
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from dwf.cli.shared import app, console
@@ -28,7 +29,7 @@ def list_(
     for shelf, members in shelves.items():
         table = Table("name", "what it is", title=shelf, title_justify="left", box=None, pad_edge=False)
         for name, about in members.items():
-            table.add_row(name, about)
+            table.add_row(name, escape(about))
         console.print(table, "")
 
 

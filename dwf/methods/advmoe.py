@@ -5,7 +5,8 @@ projections and head are shared. Per batch, with KL(a || b) between softmax a an
     x' = the image moved by two steps up  KL(f(x) || f(x')) + KL(r(x) || r(x'))
     paths:   CE(f(x), y) + beta KL(f(x) || f(x'))
     router:  guidance CE(r(x), y mod E) + beta KL(r(x) || r(x')),  x' made again against the new paths
-The router's cross-entropy is the released code's and not in the paper's summary. Deviations: docs/methods/advmoe.md.
+The router's loss is the released code's, from which the published numbers come; the paper's bi-level problem has the paths' loss
+there, its gradient handed straight through the choice, which is a setting. Deviations: docs/methods/advmoe.md.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from dwf.models.resnet import BasicBlock, ConvNet
 from dwf.training.optim import Recipe
 from dwf.training.plan import Batches, Draw, Group, Learner, Passes, Phase, Update
 
+GUIDANCE = 6.0
+"""Of the released code."""
+
 
 class Advmoe(Settings):
     """Passes of one path an image: 2 (K + 1) to attack twice with K steps, 2 to train the paths; the router's are extra."""
@@ -44,14 +48,24 @@ class Advmoe(Settings):
     step: Length = 5 / 255
     beta: float = Field(default=6.0, ge=0)
     """TRADES' weight of the divergence, for paths and router."""
-    guidance: float = Field(default=6.0, ge=0)
-    """Weight of the router's cross-entropy with the label modulo E."""
+    router_loss: Literal["labels", "straight-through"] = "labels"
+    """What the router learns from: the label modulo E and the stability of its scores, as in the released code, or the loss of the
+    whole system, as in the paper's bi-level problem. The latter tends to leave one path (docs/methods/advmoe.md)."""
+    guidance: float = Field(default=GUIDANCE, ge=0)
+    """Weight of the cross-entropy with the label modulo E; for the router loss "labels" only."""
     recipe: Recipe = Recipe()
 
     @model_validator(mode="after")
     def _basic_blocks(self) -> Advmoe:
         if self.backbone.depth == 50:
             raise ValueError("paths are made of 3x3 convolutions in basic blocks, which a ResNet-50 has not; use depth 10 to 34")
+        return self
+
+    @model_validator(mode="after")
+    def _guided_by_labels(self) -> Advmoe:
+        if self.router_loss != "labels" and self.guidance != GUIDANCE:
+            raise ValueError(f"'guidance' is {self.guidance:g} and weighs labels, which 'router_loss' straight-through ignores; "
+                             "leave it out, or set 'router_loss' to labels")  # fmt: skip
         return self
 
     def model(self, spec: Spec) -> nn.Module:
@@ -72,8 +86,9 @@ class Advmoe(Settings):
         return [Phase("train", model, recipe.epochs * recipe.parts, recipe.batch, learners, self._round, parts=recipe.parts)]
 
     def cost(self) -> Mapping[str, Passes]:
-        """Two attacks, each with a clean answer and K steps, and two updates; the paths see two of the router's forwards fewer."""
-        return {"train": Passes(2 * (self.steps + 1) + 4, 2 * self.steps + 2)}
+        """Of the paths: two attacks, each a clean answer and K steps, an update, and one more if the router's goes through them."""
+        updates = 2 if self.router_loss == "labels" else 4
+        return {"train": Passes(2 * (self.steps + 1) + updates, 2 * self.steps + updates)}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         """Two updates a batch. Clean and attacked images share a pass, so batch-norm sees both."""
@@ -81,13 +96,22 @@ class Advmoe(Settings):
         victim = AttackCopy(model, batches.precision)
         for batch in batches:
             logits, scores = model.answers(torch.cat([batch.x, self._attacked(victim.refresh(), batch, 0)]))
-            clean, moved = logits.chunk(2)
-            loss = F.cross_entropy(clean, batch.y) + self.beta * divergence(clean, moved).mean()
-            yield Update(loss, "paths", log={"largest_share": largest_share(scores)})
-            scores = model.scores(torch.cat([batch.x, self._attacked(victim.refresh(), batch, 1)]))
-            clean, moved = scores.chunk(2)
-            loss = self.guidance * F.cross_entropy(clean, batch.y % self.experts) + self.beta * divergence(clean, moved).mean()
+            yield Update(self._trades(logits, batch.y), "paths", log={"largest_share": largest_share(scores)})
+            x = torch.cat([batch.x, self._attacked(victim.refresh(), batch, 1)])
+            if self.router_loss == "straight-through":
+                logits, scores = model.answers(x, straight_through=True)
+                loss = self._trades(logits, batch.y)
+            else:
+                scores = model.scores(x)
+                clean, moved = scores.chunk(2)
+                labels = F.cross_entropy(clean, batch.y % self.experts)
+                loss = self.guidance * labels + self.beta * divergence(clean, moved).mean()
             yield Update(loss, "router", log={"largest_share": largest_share(scores)})
+
+    def _trades(self, logits: Tensor, y: Tensor) -> Tensor:
+        """CE(f(x), y) + beta KL(f(x) || f(x')), of logits (2B, classes) of clean and then of attacked images."""
+        clean, moved = logits.chunk(2)
+        return F.cross_entropy(clean, y) + self.beta * divergence(clean, moved).mean()
 
     def _attacked(self, victim: AttackCopy, batch: Draw, turn: int) -> Tensor:
         """The images (B, C, H, W) after the last step; each turn has a start of its own."""
@@ -115,7 +139,13 @@ def largest_share(scores: Tensor) -> Tensor:
 
 
 class RoutedPaths(nn.Module):
-    """The chosen path's logits: (B, C, H, W) in [0, 1] -> (B, classes). The choice is hard and has no gradient."""
+    """The chosen path's logits: (B, C, H, W) in [0, 1] -> (B, classes). The choice is hard and has no gradient.
+
+    Its straight-through gradient: a layer computes sum_k h_k conv_k(a) with a one-hot h, so the loss's derivative by h_e of the
+    chosen path e is that by a factor 1 on the layer's output; summed over the layers, the score r_e receives it. The derivatives by
+    the other entries need the other paths' convolutions, which are not computed: they count as zero, as in the released code,
+    which cuts the other channels out.
+    """
 
     def __init__(self, router: nn.Module, paths: Paths) -> None:
         super().__init__()
@@ -127,10 +157,13 @@ class RoutedPaths(nn.Module):
         scores: Tensor = self.router(x)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
-    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def answers(self, x: Tensor, *, straight_through: bool = False) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) of the chosen path and scores (B, E), at the price of one path."""
         scores = self.scores(x)
-        return self.paths(x, scores.argmax(1)), scores
+        if not straight_through:
+            return self.paths(x, scores.argmax(1)), scores
+        best, chosen = scores.max(1)
+        return self.paths(x, chosen, 1 + (best - best.detach())), scores  # exactly 1, however large the score
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of the chosen path."""
@@ -166,16 +199,18 @@ class Paths(nn.Module):
         self.normalize, self.stem, self.head = net.normalize, net.stem, net.head
         self.blocks = nn.ModuleList(PathBlock(block, experts) for block in net.blocks)
 
-    def forward(self, x: Tensor, path: Tensor) -> Tensor:
+    def forward(self, x: Tensor, path: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in [0, 1], path (B,) in 0 ... E-1 -> logits (B, classes), in fp32 at least.
 
+        `factor` (B,): multiplies each image in every layer that has paths; ones, whose gradient is wanted.
         Images are sorted by path once, so that each path's are a slice: a convolution computes no image twice.
         """
         order = path.argsort(stable=True)
         counts = torch.bincount(path, minlength=self.experts).tolist()
         x = F.relu_(self.stem(self.normalize(x[order]).to(self.head.weight.dtype)))
+        factor = None if factor is None else factor[order].view(-1, 1, 1, 1)
         for block in self.blocks:
-            x = block(x, counts)
+            x = block(x, counts, factor)
         logits: Tensor = self.head(x.mean((2, 3)))[order.argsort()]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -189,9 +224,9 @@ class PathBlock(nn.Module):
         self.first, self.second = PathConvNorm(block.first, experts), PathConvNorm(block.second, experts)
         self.shortcut = block.shortcut
 
-    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, counts: Sequence[int], factor: Tensor | None) -> Tensor:
         """(B, inputs, H, W) sorted by path, with how many are on each -> (B, outputs, H/stride, W/stride)."""
-        out = self.second(F.relu_(self.first(x, counts)), counts)
+        out = self.second(F.relu_(self.first(x, counts, factor)), counts, factor)
         return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
@@ -206,8 +241,9 @@ class PathConvNorm(nn.Module):
         )
         self.norm = pair.norm
 
-    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Convolve slice by slice and normalise."""
+    def forward(self, x: Tensor, counts: Sequence[int], factor: Tensor | None) -> Tensor:
+        """Convolve slice by slice, multiply by `factor` (B, 1, 1, 1) if there is one, and normalise."""
         parts = zip(self.convs, torch.split(x, list(counts)), strict=True)
-        out: Tensor = self.norm(torch.cat([conv(part) for conv, part in parts if len(part)]))
-        return out
+        out = torch.cat([conv(part) for conv, part in parts if len(part)])
+        normed: Tensor = self.norm(out if factor is None else out * factor.to(out.dtype))
+        return normed

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dwf.core.errors import Refused
+from dwf.models.folding import folded
 from dwf.models.layers import ConvNorm
 from dwf.models.linear import LinearNet
 from dwf.models.lipschitz import BoundedConv, LipschitzNet, MaxMin
@@ -48,7 +49,7 @@ def _(module: nn.Conv2d, norm: Norm) -> float:
 
 @lipschitz.register
 def _(module: ConvNorm, norm: Norm) -> float:
-    return _sums(module.folded()[0], norm)
+    return _sums(folded(module.conv, module.norm)[0], norm)
 
 
 @lipschitz.register

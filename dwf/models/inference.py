@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from dwf.core.types import Routed
+from dwf.models.folding import after, fold_batch_norms, folded, traced_pairs, with_bias
 from dwf.models.foreign import Foreign
 from dwf.models.layers import ConvNorm
 from dwf.models.lipschitz import BoundedConv
+from dwf.models.timm import TimmNet
 
 AGREEMENT = 0.95
 """Share of the probe images of which a copy of a foreign module must name the original's class."""
@@ -35,7 +36,7 @@ class AttackCopy(nn.Module):
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
         """`batch_statistics`: normalise by the attacked batch, as in training mode, instead of the running statistics."""
         super().__init__()
-        self._folds: list[tuple[ConvNorm | BoundedConv, nn.Conv2d]] = []
+        self._folds: list[tuple[Callable[[], tuple[Tensor, Tensor]], nn.Conv2d]] = []
         self._plain: list[tuple[Tensor, Tensor]] = []
         self.inner: nn.Module
         if isinstance(model, Foreign):
@@ -69,29 +70,52 @@ class AttackCopy(nn.Module):
         """Take over the original's present weights and statistics; cheap beside one attack step."""
         for source, target in self._plain:
             target.copy_(source)
-        for pair, conv in self._folds:
-            weight, bias = pair.folded()
-            conv.weight.copy_(weight)
-            assert conv.bias is not None
-            conv.bias.copy_(bias)
+        for folding, single in self._folds:
+            weight, bias = folding()
+            single.weight.copy_(weight)
+            assert single.bias is not None
+            single.bias.copy_(bias)
         return self
 
     def _fold(self, source: nn.Module, target: nn.Module) -> nn.Module:
-        """Replace every ConvNorm and BoundedConv below `target` by one convolution, remembering whose weights it folds."""
-        if isinstance(source, ConvNorm | BoundedConv):
-            folded = copy.deepcopy(source.conv).requires_grad_(False)
-            folded.bias = nn.Parameter(torch.zeros_like(folded.weight[:, 0, 0, 0]), requires_grad=False)
-            self._folds.append((source, folded))
-            return folded
+        """Make one convolution of each bounded one, and of each with its batch-norm; remember whose weights it has."""
+        if isinstance(source, ConvNorm):
+            return self._one(source.conv, source.norm, copy.deepcopy(source.conv))
+        if isinstance(source, BoundedConv):
+            single = copy.deepcopy(source.conv)
+            self._folds.append((source.folded, with_bias(single)))
+            return single
+        if isinstance(source, TimmNet):
+            return self._fold_traced(source, target)
         for name, child in source.named_children():
             setattr(target, name, self._fold(child, target.get_submodule(name)))
         return target
 
+    def _fold_traced(self, source: nn.Module, target: nn.Module) -> nn.Module:
+        """The same where only tracing knows what belongs together; a net that cannot be traced keeps its batch-norms."""
+        try:
+            pairs = [(f"net.{conv}", f"net.{norm}") for conv, norm in traced_pairs(target.eval().get_submodule("net"))]
+        except Exception:  # noqa: BLE001  a forward that looks at its tensors says so in any way
+            return target
+        for name, follower in pairs:
+            conv, norm, ours = source.get_submodule(name), source.get_submodule(follower), target.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(ours, nn.Conv2d)
+            self._one(conv, norm, ours)
+            target.set_submodule(follower, after(target.get_submodule(follower)))
+        return target
+
+    def _one(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, target: nn.Conv2d) -> nn.Conv2d:
+        self._folds.append((partial(folded, conv, norm), with_bias(target)))
+        return target
+
     def _unfolded(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Pairs (original, copy) of every tensor that is not inside a folded pair."""
+        joined = {id(tensor) for _, single in self._folds for tensor in single.parameters()}
         ours = dict(self.inner.named_parameters()) | dict(self.inner.named_buffers())
         theirs = dict(model.named_parameters()) | dict(model.named_buffers())
-        return [(theirs[name], tensor) for name, tensor in ours.items() if name in theirs]
+        return [(theirs[name], tensor) for name, tensor in ours.items() if name in theirs and id(tensor) not in joined]
 
 
 def faithful(model: Foreign, precision: torch.dtype) -> Foreign:
@@ -142,26 +166,6 @@ def _folded(model: Foreign, expected: Tensor) -> Foreign:
     except Exception:  # noqa: BLE001  a forward that looks at its tensors cannot be traced, and says so in any way
         return plain
     return fused if off <= 1e-3 * expected.abs().max().clamp(min=1) else plain
-
-
-def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """`module` (eval mode), changed: each batch-norm that alone reads a convolution is folded into it and does nothing any more.
-
-    Tracing only finds the pairs; the forward that runs stays the module's own. Raises whatever tracing raises.
-    """
-    graph, modules = fx.Tracer().trace(module), dict(module.named_modules())
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    for node in graph.nodes:
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
-            continue
-        if calls[node.target] > 1 or calls[source.target] > 1:
-            continue
-        norm, conv = modules[str(node.target)], modules[str(source.target)]
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_var is not None:
-            module.set_submodule(str(source.target), fuse_conv_bn_eval(conv, norm).requires_grad_(False))
-            module.set_submodule(str(node.target), nn.Identity())
-    return module
 
 
 def attack_precision(device: torch.device) -> torch.dtype:

@@ -1,6 +1,5 @@
 """Convolutions as our nets use them; one with its batch-norm is one module, because the attack copy folds the two into one."""
 
-import torch
 from torch import Tensor, nn
 
 
@@ -39,12 +38,3 @@ class ConvNorm(nn.Module):
         """Convolve and normalise."""
         out: Tensor = self.norm(self.conv(x))
         return out
-
-    @torch.no_grad()
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the single convolution that equals this module in eval mode."""
-        norm = self.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        return self.conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale

@@ -15,6 +15,7 @@ from torch import nn
 
 from dwf.core.errors import Refused
 from dwf.models.foreign import said
+from dwf.models.timm import create
 
 
 class Found(NamedTuple):
@@ -93,21 +94,8 @@ def _made(text: str) -> nn.Module:
 
 def _timm(text: str, channels: int, classes: int, *, pretrained: bool) -> Found:
     """A net of timm or of the hub: as its maker trained it, or (not `pretrained`) bare and of the data's channels and classes."""
-    try:
-        import timm
-    except ImportError:
-        raise Refused(f"'{text}' needs timm, which is not installed; install it with: pip install 'dwf[timm]'") from None
-    name = text.removeprefix("timm:")
-    if text.startswith("timm:") and not timm.is_model(name):
-        raise Refused(f"timm has no model '{name}'{_hint(difflib.get_close_matches(name, timm.list_models(), n=3))}; "
-                      "see timm.list_models()")  # fmt: skip
     shape: dict[str, Any] = {} if pretrained else {"num_classes": classes, "in_chans": channels}
-    try:
-        module = timm.create_model(name, pretrained=pretrained, **shape)
-    except Exception as error:
-        raise Refused(
-            f"'{text}' could not be made ({said(error)}); check its name and the network, or give weights of your own"
-        ) from error
+    module = create(text.removeprefix("timm:"), told=text, pretrained=pretrained, **shape)
     about: Any = module.pretrained_cfg
     return Found(module, tuple(about["mean"]), tuple(about["std"])) if pretrained else Found(module)
 

@@ -34,7 +34,20 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         "BACKBONES",
         BACKBONES,
         Backbone,
-        {"bank", "bounds", "certificates", "foreign", "gate", "inference", "layers", "mixture", "normalize"},
+        {
+            "bank",
+            "bounds",
+            "certificates",
+            "cost",
+            "folding",
+            "foreign",
+            "gate",
+            "inference",
+            "layers",
+            "mixture",
+            "normalize",
+            "stem",
+        },
     ),
 }
 """Package -> the registry's name and contents, the union of its members, and the modules that hold what the members share."""

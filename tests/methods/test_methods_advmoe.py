@@ -206,6 +206,7 @@ def test_a_trained_system_can_be_taken_apart(tmp_path: Path) -> None:
     ({"experts": 1}, "'experts' is 1: input should be greater than or equal to 2"),
     ({"backbone": {"kind": "resnet", "depth": 50}}, "in basic blocks, which a ResNet-50 has not; use depth 10 to 34"),
     ({"steps": 0}, "'steps' is 0"),
+    ({"router_loss": "straight-through", "guidance": 2}, "'guidance' is 2 and weighs labels, which 'router_loss' straight-through"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_in_a_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(Refused) as refusal:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dwf.attacks import Fgsm, Pgd
 from dwf.methods import METHODS, Dwf, Free, Plain
+from dwf.methods.advmoe import Paths
 from dwf.models.resnet import ConvNet
 from dwf.run import read
 from dwf.training.plan import Phase
@@ -18,9 +19,10 @@ IMAGES = 10
 
 
 def passes(phase: Phase) -> dict[str, float]:
-    """Passes of one batch through each net (its copies for attacks included), per clean image and net."""
+    """Passes of one batch through each net (its copies for attacks included), per clean image and net: of ADVMoE, the paths."""
     subject, counts = ready(phase), Counter[str]()
-    nets = [module.blocks for module in subject.modules() if isinstance(module, ConvNet)]
+    nets = [module for module in subject.modules() if isinstance(module, Paths)]
+    nets = nets or [module for module in subject.modules() if isinstance(module, ConvNet)]
     for net in nets:
         net.head.register_forward_hook(_counting(counts))  # every way through a net ends there; a copy of it copies the hook
     for update in phase.round(subject, Repeated(batch(IMAGES), 1)):
@@ -32,7 +34,7 @@ def passes(phase: Phase) -> dict[str, float]:
 
 
 def _counting(counts: Counter[str]):
-    def count(net: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+    def count(net: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         counts["forwards"] += len(out)
         counts["forwards in training mode"] += len(out) * net.training
         if out.requires_grad:
@@ -110,6 +112,17 @@ def test_experts_cost_1_2_and_k_plus_1() -> None:
 def test_a_joint_step_is_fgsm_pgd_and_one_pass_over_three_batches(steps: int) -> None:
     counted = passes(phase("dwf", "joint", pgd_steps=(steps,)))
     assert counted == {"forwards": 1 + steps + 3, "forwards in training mode": 3, "backwards": 1 + steps + 3}
+
+
+@pytest.mark.parametrize(("router_loss", "updates"), [("labels", 2), ("straight-through", 4)])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_paths_are_attacked_twice_and_learn_once_or_twice(steps: int, router_loss: str, updates: int) -> None:
+    counted = passes(phase("advmoe", "train", steps=steps, router_loss=router_loss))
+    assert counted == {
+        "forwards": 2 * (steps + 1) + updates,
+        "forwards in training mode": updates,
+        "backwards": 2 * steps + updates,
+    }
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -9,11 +9,18 @@ from torch import Tensor, nn
 
 from dwf.core.types import Spec
 from dwf.models import BACKBONES, AttackCopy, ExpertBank, Gate, Mixture, ResNet, WideResNet
+from dwf.models.folding import folded
 from dwf.models.inference import attack_precision
 from dwf.models.layers import ConvNorm
 
 SPEC = Spec(classes=tuple("abcd"), channels=3, height=16, width=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
-SMALL = {"lipschitz": {"width": 8}, "resnet": {"depth": 10, "width": 8}, "wide-resnet": {"depth": 10, "widen": 1}}
+SMALL = {
+    "googlenet": {"width": 8},
+    "lipschitz": {"width": 8},
+    "resnet": {"depth": 10, "width": 8},
+    "timm": {"name": "test_resnet"},
+    "wide-resnet": {"depth": 10, "widen": 1},
+}
 
 
 def pixels(count: int = 8, seed: int = 0) -> Tensor:
@@ -51,6 +58,8 @@ BUILDERS = {
 }
 WHOLE = [name for name in BUILDERS if "pair" not in name]
 """Models that cast their normalised images to the precision of their weights."""
+OURS = [name for name in BUILDERS if name != "timm"]
+"""Models whose pairs are a ConvNorm."""
 every_model = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
 
 
@@ -87,7 +96,7 @@ def test_follows_the_original_after_a_refresh(build: Callable[[], nn.Module]) ->
     assert torch.equal(fast(pixels()), before)  # not before it is asked to
     assert not torch.allclose(model(pixels()), before, atol=1e-3)
     assert fast.refresh() is fast
-    torch.testing.assert_close(fast(pixels()), model(pixels()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast(pixels()), model(pixels()), rtol=1e-4, atol=1e-5)
 
 
 @every_model
@@ -110,7 +119,7 @@ def test_shares_nothing_with_the_original_and_asks_for_no_parameter_gradient(
     assert model(pixels()).requires_grad
 
 
-@every_model
+@pytest.mark.parametrize("build", [BUILDERS[name] for name in OURS], ids=OURS)
 def test_folds_every_batch_norm_behind_a_convolution(build: Callable[[], nn.Module]) -> None:
     model = trained(build())
     fast = AttackCopy(model)
@@ -171,7 +180,7 @@ def test_the_original_is_no_part_of_its_copy() -> None:
 
 def test_folding_is_exact_in_double_precision() -> None:
     pair = trained(ConvNorm(3, 5, stride=2)).double()
-    weight, bias = pair.folded()
+    weight, bias = folded(pair.conv, pair.norm)
     x = pixels().double()
     torch.testing.assert_close(nn.functional.conv2d(x, weight, bias, stride=2, padding=1), pair(x), rtol=0, atol=1e-12)
 

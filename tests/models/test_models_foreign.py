@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.types import Routed, Spec
 from dwf.models import AttackCopy, ExpertBank, Gate, Mixture, ResNet
+from dwf.models.folding import fold_batch_norms
 from dwf.models.foreign import Foreign, adopt
-from dwf.models.inference import faithful, fold_batch_norms
+from dwf.models.inference import faithful
 
 SPEC = Spec(classes=tuple("abcd"), channels=3, height=8, width=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
