@@ -20,7 +20,7 @@ IMAGES = 10
 def passes(phase: Phase) -> dict[str, float]:
     """Passes of one batch through each net (its copies for attacks included), per clean image and net."""
     subject, counts = ready(phase), Counter[str]()
-    nets = [module.blocks for module in subject.modules() if isinstance(module, ConvNet)]
+    nets = [module for module in subject.modules() if isinstance(module, ConvNet)]
     for net in nets:
         net.head.register_forward_hook(_counting(counts))  # every way through a net ends there; a copy of it copies the hook
     for update in phase.round(subject, Repeated(batch(IMAGES), 1)):
