@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +33,14 @@ def drawing(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def own_stream(*purpose: str | int) -> AbstractContextManager[None]:
+    """Layers made inside draw their first weights from a stream of their own: the same whatever was made before or after them.
+
+    The stream is a function of the seed that torch's generator was given last, and of `purpose`.
+    """
+    return drawing(derive(torch.initial_seed(), *purpose), torch.device("cpu"))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
+from dwf.core.fingerprint import fingerprint
 from dwf.core.result import Environment, Result, from_json, to_json
 from dwf.core.seeds import derive, drawing
 from dwf.core.types import Batch, Routed, Switched
@@ -115,16 +116,6 @@ def evaluate(
         parts.drop()
     ranks.barrier()
     return result
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A checksum of the weights, so that an evaluation never goes on with another model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):  # strangers may keep other things there
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())  # bf16 too
-    return digest.hexdigest()
 
 
 def _scope(model: nn.Module, batch: Batch, subject: Subject, surrogates: Mapping[str, nn.Module] | None) -> Scope:

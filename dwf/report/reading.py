@@ -48,6 +48,11 @@ class Evaluated:
         return self.result.protocol.name
 
     @property
+    def base(self) -> str:
+        """The run's name without the mark of a seed: `dwf` of `dwf-seed3`."""
+        return re.sub(r"[-_ ]*seed[-_ ]*\d+$", "", str(self.record["name"]))
+
+    @property
     def tag(self) -> str:
         """The settings that differ from the protocol's own, other than its threat: `steps10`; empty where none does."""
         return re.sub(r"-(eps[\d.e-]+|norm[a-z0-9]+)(?=-|$)", "", self.name.removeprefix(self.protocol)).strip("-")

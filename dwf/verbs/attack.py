@@ -18,6 +18,7 @@ from dwf.attacks.engine import project
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import written_folder
+from dwf.core.fingerprint import fingerprint
 from dwf.core.result import DatasetEntry
 from dwf.core.seeds import Noise, derive, drawing
 from dwf.core.settings import nearest
@@ -26,7 +27,7 @@ from dwf.data import Folder, ordered, subset
 from dwf.data.decode import Entry, decode
 from dwf.evaluation.attacked import attacked
 from dwf.evaluation.parts import Arrays
-from dwf.evaluation.protocol import Watch, fingerprint
+from dwf.evaluation.protocol import Watch
 from dwf.evaluation.threats import RADII, step_of
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another
