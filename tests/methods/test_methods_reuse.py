@@ -12,6 +12,7 @@ from dwf.core.fingerprint import fingerprint
 from dwf.core.seeds import own_stream
 from dwf.core.settings import Settings
 from dwf.methods import METHODS
+from dwf.models import Linear, ResNet
 from dwf.training.mover import Mover
 from dwf.training.plan import Phase
 from dwf.training.reuse import Shelf
@@ -28,6 +29,8 @@ def _other(value: Any, annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return next(one for one in get_args(annotation) if one != value)
     match value:
+        case Linear():  # has nothing to set
+            return ResNet(depth=10, width=2)
         case Settings():
             field = next(n for n, v in value if isinstance(v, int | float) and not isinstance(v, bool))
             return value.model_copy(update={field: other(value, field)})
