@@ -49,7 +49,7 @@ class Judging(Settings):
 class Variant(Settings):
     """One cell by its name, before the grid multiplies it."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"^\w")
     preset: str | None = None
     """None: that of the whole sweep."""
     set: tuple[str, ...] = ()

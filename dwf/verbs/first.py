@@ -14,11 +14,17 @@ from dwf.cells import Cell
 from dwf.core.types import Spec
 from dwf.executors import Job
 from dwf.run import Run, RunFolder, build
-from dwf.training.plan import Phase
 from dwf.verbs.aside import job
 
 ANY = Spec(classes=("a", "b"), channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 """What phases a method has does not depend on the images."""
+
+
+class First(NamedTuple):
+    """A phase that needs no other, without its model, of which many would not fit into memory."""
+
+    name: str
+    ignores: tuple[str, ...]
 
 
 class Shared(NamedTuple):
@@ -35,13 +41,12 @@ def first_phases(cells: Sequence[Cell], out: Path, device: str, *, reuse: bool) 
     cell that finds none learns its own.
     """
     wanted: dict[str, list[tuple[Cell, str]]] = {}
-    known: dict[str, Sequence[Phase]] = {}
+    known: dict[str, list[First]] = {}
     for cell in cells:
         if len(cell.run.method.cost()) > 1 and not RunFolder(out / cell.name).weights.exists():
-            for phase in _phases(cell.run, known):
-                if not phase.needs:
-                    label = json.dumps([_settings(cell.run, phase), None if reuse else cell.name], sort_keys=True)
-                    wanted.setdefault(label, []).append((cell, phase.name))
+            for phase in _firsts(cell.run, known):
+                label = json.dumps([_settings(cell.run, phase), None if reuse else cell.name], sort_keys=True)
+                wanted.setdefault(label, []).append((cell, phase.name))
     return [
         _shared(askers, out, device, reuse=reuse)
         for askers in wanted.values()
@@ -49,15 +54,16 @@ def first_phases(cells: Sequence[Cell], out: Path, device: str, *, reuse: bool) 
     ]
 
 
-def _phases(run: Run, known: dict[str, Sequence[Phase]]) -> Sequence[Phase]:
-    """Those of a method, built once for all cells that have it; seeds do not matter here."""
+def _firsts(run: Run, known: dict[str, list[First]]) -> list[First]:
+    """Those of a method, asked once for all cells that have it; seeds do not matter here."""
     method = run.method.model_dump_json()
     if method not in known:
-        known[method] = run.method.phases(build(run, ANY, torch.device("cpu")))
+        phases = run.method.phases(build(run, ANY, torch.device("cpu")))
+        known[method] = [First(phase.name, phase.ignores) for phase in phases if not phase.needs]
     return known[method]
 
 
-def _settings(run: Run, phase: Phase) -> Mapping[str, object]:
+def _settings(run: Run, phase: First) -> Mapping[str, object]:
     everything = run.model_dump(mode="json", exclude={"about", "name"})
     method = {name: value for name, value in everything.pop("method").items() if name not in phase.ignores}
     return {**everything, "phase": phase.name, "method": method}

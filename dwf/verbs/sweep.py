@@ -138,6 +138,11 @@ def _claim(place: RunFolder, file: Sweep, cells: Sequence[Cell], *, resume: bool
         return
     if not resume:
         raise Refused(f"{place.path} already holds a sweep; add --resume to go on with it or choose another folder with --out")
-    stored = json.loads(record.read_text())
+    try:
+        stored = dict(json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise Refused(f"{record} is damaged ({error}); restore it, or choose another folder with --out") from None
+    if stored.get("schema") != SCHEMA:
+        raise Refused(f"{record} was written with schema {stored.get('schema')}, this version reads {SCHEMA}; sweep again")
     if changed := differences({key: stored.get(key) for key in whole}, whole):
         raise Refused(f"{place.path} was started with another file ({changed[0]}); go on with the same, or use another --out")

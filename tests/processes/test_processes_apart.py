@@ -40,7 +40,7 @@ def same(folder: Path, ordinary: Path) -> None:
     whole(folder)
 
 
-@pytest.mark.parametrize("kills", [0, 2, pytest.param(12, marks=SLOW)])
+@pytest.mark.parametrize("kills", [0, pytest.param(6, marks=SLOW)])
 def test_phases_apart_make_the_run_that_one_process_makes(kills: int, ordinary: Path, tmp_path: Path) -> None:
     random = Random(kills)
     for _ in range(kills):

@@ -107,6 +107,7 @@ def test_a_cell_is_what_train_would_make_of_its_words(name: str, tmp_path: Path)
      "two cells of the sweep are both called 'a'; give cells other names, and a grid every value once"),
     ("preset = 'plain-digits'\n[[cells]]\nname = 'a'\nset = ['seed=1']\n[grid]\nseed = [2]",
      "cell 'a' sets 'seed', which the grid varies; leave one of them out"),
+    ("preset = 'plain-digits'\n[[cells]]\nname = '../mine'", "'cells.0.name' is '../mine': string should match pattern"),
     ("preset = 'plain-digits'\nprotocols = [3]", "'protocols.0' is 3: "),
     ("preset = 'plain-digits'\nsamples = 0", "'samples' is 0: input should be greater than or equal to 1"),
     ("preset = 'plain-digits'\ndata = 'cifar'", "cell 'plain-digits': there is no data set and no folder 'cifar'; did you mean "),

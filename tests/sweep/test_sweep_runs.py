@@ -111,6 +111,17 @@ def test_other_cells_or_protocols_are_another_sweep(swept: tuple[Path, Swept, To
     assert sweep(ablation(about="Other words"), out, device="cpu", resume=True).failed == {}
 
 
+@pytest.mark.parametrize(("content", "words"), [
+    ("{", "sweep.json is damaged ("),
+    ("3", "sweep.json is damaged ("),
+    ('{"schema": "dwf.sweep/0"}', r"sweep.json was written with schema dwf.sweep/0, this version reads dwf.sweep/1; sweep again"),
+])  # fmt: skip
+def test_a_record_that_cannot_be_read_is_refused(content: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(Refused, match=words.replace("(", r"\(")):
+        sweep(ablation(), tmp_path, device="cpu", resume=True)
+
+
 def test_a_cell_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     wild = ("method.experts.optimizer.learning_rate=1e30", "method.experts.epochs=3")
     cells = [
