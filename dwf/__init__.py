@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dwf.report import write as write_report
     from dwf.run import Run, load, read
-    from dwf.verbs import attack, evaluate, evaluate_module, train
+    from dwf.verbs import attack, evaluate, evaluate_module, plan, train
 
 _PUBLIC = {
     "Run": "dwf.run",
@@ -28,12 +28,13 @@ _PUBLIC = {
     "evaluate": "dwf.verbs",
     "evaluate_module": "dwf.verbs",
     "load": "dwf.run",
+    "plan": "dwf.verbs",
     "read": "dwf.run",
     "train": "dwf.verbs",
     "write_report": "dwf.report",
 }
 
-__all__ = ["Run", "attack", "evaluate", "evaluate_module", "load", "read", "train", "write_report"]
+__all__ = ["Run", "attack", "evaluate", "evaluate_module", "load", "plan", "read", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -161,6 +161,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def plan(self) -> Path:
+        """What `dwf plan` expected of the run."""
+        return self.path / "plan.json"
+
+    @property
     def evaluations(self) -> Path:
         """Where result files go."""
         return self.path / "eval"

@@ -6,7 +6,7 @@ import sys
 
 # The order of --help.
 # isort: off
-from dwf.cli import train, evaluate, attack, report, about  # noqa: F401
+from dwf.cli import train, plan, evaluate, attack, report, about  # noqa: F401
 
 # isort: on
 from dwf.cli.shared import app

@@ -114,7 +114,13 @@ class ExpertsAlone:
 
 def _scores(routed: Routed, temperature: float) -> Classifier:
     """The routing as a classifier of experts: log-weights (B, K)."""
-    return lambda x: routed.surrogate(x, temperature).weights.float().clamp(min=1e-30).log()
+
+    def classifier(x: Tensor) -> Tensor:
+        scores = routed.surrogate(x, temperature).weights.float().clamp(min=1e-30).log()
+        # A routing that never looks at the image, such as a uniform gate's, has the gradient zero and no way to be led astray.
+        return scores if scores.requires_grad else scores + 0 * x.float().sum((1, 2, 3)).unsqueeze(1)
+
+    return classifier
 
 
 def _own(original: Routed, number: int) -> Classifier:

@@ -3,7 +3,8 @@
 Model (eqs 1, 2):  w(x) = softmax(g(x));  z(x) = sum_i w_i(x) f_i(x).
 Phase 1:  benign expert CE(f(x), y);  FGSM expert CE(f(x'_eps), y), eps drawn a batch;  PGD expert CE(f(x'_K), y), K drawn a batch.
 Phase 2:  L = (1 / 3B) sum_x [ CE(z(x), y) + CE(z(x'_FGSM), y) + CE(z(x'_PGD), y) ], both attacks on the complete mixture.
-What the paper leaves open is a field below with its default; docs/paper-to-code.md lists what is stated and what is ours.
+What the paper leaves open is a field below with its default; docs/paper-to-code.md lists what is stated and what is ours. Those
+under "Ablations" leave the paper: each takes one part of the system away or puts another in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from statistics import mean
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,22 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dwf.attacks import Fgsm, Pgd
+from dwf.core.errors import Refused
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, PixelFraction, Settings
 from dwf.core.types import Spec, Threat
 from dwf.methods.plain import clean_round, single_phase
+from dwf.methods.trades import surrogate, worst_neighbours
 from dwf.models import AttackCopy, Backbone, ExpertBank, Gate, Mixture, ResNet
+from dwf.models.bank import Featured
+from dwf.models.mixture import Mixing
 from dwf.training.optim import Recipe, Sgd
-from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
+from dwf.training.plan import Batches, Draw, Group, Learner, Passes, Phase, Update
 
 NonEmpty = Annotated[tuple[PixelFraction, ...], Field(min_length=1)]
 """Radii to draw from."""
+Regime = Literal["clean", "fgsm", "pgd"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 
 class Dwf(Settings):
@@ -66,37 +73,90 @@ class Dwf(Settings):
     gate_learning_rate: float = Field(default=0.1, gt=0)
     """The gate's own rate in the joint phase: it starts fresh while the experts are trained (not stated)."""
 
+    # Ablations
+    trades: int = Field(default=0, ge=0)
+    """Experts trained by TRADES, on the PGD images' threat, step size and numbers of steps."""
+    trades_beta: float = Field(default=6.0, ge=0)
+    """Weight of the divergence in their loss."""
+    backbones: tuple[Backbone, ...] = ()
+    """One for each expert, in the order benign, FGSM, PGD, TRADES; empty: `backbone` for all."""
+    mixing: Mixing = "logits"
+    """What the gate's weights sum."""
+    pretrain: bool = True
+    """False: the experts enter the joint phase untrained."""
+    freeze_experts: bool = False
+    """True: only the gate learns in the joint phase, which a uniform gate then does not have."""
+    joint_regimes: tuple[Regime, ...] = Field(default=REGIMES, min_length=1)
+    """Of the images in each joint step."""
+
     @model_validator(mode="after")
-    def _two_experts(self) -> Dwf:
-        if self.benign + self.fgsm + self.pgd < 2:
-            raise ValueError(f"a mixture needs at least two experts, {self.benign + self.fgsm + self.pgd} were asked for")
+    def _parts_fit(self) -> Self:
+        if self._experts < 2:
+            raise ValueError(f"a mixture needs at least two experts, {self._experts} were asked for")
+        if self.backbones and len(self.backbones) != self._experts:
+            raise ValueError(f"'backbones' lists {len(self.backbones)} nets for {self._experts} experts; list one for each")
+        if self.freeze_experts and not self.pretrain:
+            raise ValueError("'freeze_experts' is true and 'pretrain' is false, so that no expert would ever learn; change one")
+        if self.gate_warmup and not self._gate_learns:
+            raise ValueError(
+                f"'gate_warmup' is {self.gate_warmup}, but a gate that reads nothing has nothing to learn; set it to 0"
+            )
+        if len(set(self.joint_regimes)) < len(self.joint_regimes):
+            raise ValueError(f"'joint_regimes' is {', '.join(self.joint_regimes)}; name each regime once")
         return self
 
+    @property
+    def _experts(self) -> int:
+        return self.benign + self.fgsm + self.pgd + self.trades
+
+    @property
+    def _gate_learns(self) -> bool:
+        return self.gate.reads != "nothing"
+
     def model(self, spec: Spec) -> nn.Module:
-        """The mixture; experts stand in the order benign, FGSM, PGD."""
-        experts = [self.backbone(spec) for _ in range(self.benign + self.fgsm + self.pgd)]
-        return Mixture(ExpertBank(experts), self.gate(spec, len(experts)))
+        """The mixture; experts stand in the order benign, FGSM, PGD, TRADES."""
+        experts = [backbone(spec) for backbone in self.backbones or (self.backbone,) * self._experts]
+        return Mixture(ExpertBank(experts), self.gate(spec, len(experts), self._features(experts)), self.mixing)
+
+    def _features(self, experts: Sequence[nn.Module]) -> int:
+        if self.gate.reads != "features":
+            return 0
+        for expert in experts:
+            if not isinstance(expert, Featured):
+                name = type(expert).__name__
+                raise Refused(f"a gate that reads features needs experts that tell theirs, which {name} does not; use a ResNet")
+        return sum(expert.head.in_features for expert in experts if isinstance(expert, Featured))
 
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """Algorithm 1 and 2: every expert by itself; algorithm 3: everything together."""
         assert isinstance(model, Mixture)
-        kinds = [("benign", self.benign, clean_round), ("fgsm", self.fgsm, self._fgsm_round), ("pgd", self.pgd, self._pgd_round)]
-        named = [(f"{kind}-{number + 1}", learn) for kind, count, learn in kinds for number in range(count)]
-        phases = [single_phase(name, expert, self.experts, learn) for (name, learn), expert in zip(named, model.bank, strict=True)]
+        phases = []
+        if self.pretrain:
+            rounds = {"benign": clean_round, "fgsm": self._fgsm_round, "pgd": self._pgd_round, "trades": self._trades_round}
+            named = [(f"{kind}-{number + 1}", learn) for kind, learn in rounds.items() for number in range(getattr(self, kind))]
+            experts = zip(named, model.bank, strict=True)
+            phases = [single_phase(name, expert, self.experts, learn) for (name, learn), expert in experts]
         before = tuple(phase.name for phase in phases)
         if self.gate_warmup:
-            phases.append(self._warmup(model, before))
+            phases.append(self._together("gate", model, self.gate_warmup, before, frozen=True))
             before = (*before, "gate")
-        return [*phases, self._joint(model, before)]
+        if self._gate_learns or not self.freeze_experts:
+            phases.append(self._together("joint", model, self.joint.epochs, before, frozen=self.freeze_experts))
+        return phases
 
     def cost(self) -> Mapping[str, Passes]:
-        """An expert's phase trains one net; `gate` and `joint` run the whole mixture, on three images for each clean one."""
+        """An expert's phase trains one net; `gate` and `joint` run the whole mixture on an image of each regime."""
         steps = mean(self.pgd_steps)
-        experts = {"benign": (self.benign, 1), "fgsm": (self.fgsm, 2), "pgd": (self.pgd, steps + 1)}
-        passes = {kind: Passes(number, number) for kind, (count, number) in experts.items() if count}
-        if self.gate_warmup:  # nothing flows back into the experts but the attacks' gradients
-            passes["gate"] = Passes(steps + 4, steps + 1)
-        return {**passes, "joint": Passes(steps + 4, steps + 4)}
+        experts = {"benign": (1, 1), "fgsm": (2, 2), "pgd": (steps + 1, steps + 1), "trades": (steps + 3, steps + 2)}
+        passes = {kind: Passes(*each) for kind, each in experts.items() if self.pretrain and getattr(self, kind)}
+        attacks = sum({"clean": 0, "fgsm": 1, "pgd": steps}[regime] for regime in self.joint_regimes)
+        images = len(self.joint_regimes)
+        gate_only = Passes(attacks + images, attacks)  # nothing flows back into the experts but the attacks' gradients
+        if self.gate_warmup:
+            passes["gate"] = gate_only
+        if self._gate_learns or not self.freeze_experts:
+            passes["joint"] = gate_only if self.freeze_experts else Passes(attacks + images, attacks + images)
+        return passes
 
     def _fgsm_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
         victim = self._victim(expert, batches)
@@ -110,17 +170,30 @@ class Dwf(Settings):
             x = self._pgd(victim(), batch.x, batch.y, batch.noise, batch.random)
             yield Update(F.cross_entropy(expert(x), batch.y))
 
+    def _trades_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
+        victim = self._victim(expert, batches)
+        for batch in batches:
+            steps = batch.random.choice(self.pgd_steps)
+            worst = worst_neighbours(victim(), batch.x, batch.noise, threat=self.pgd_threat, steps=steps, step=self.pgd_step)
+            yield surrogate(expert, batch.x, worst, batch.y, self.trades_beta)
+
     def _joint_round(self, mixture: nn.Module, batches: Batches) -> Iterator[Update]:
         """Algorithm 3. One concatenated forward pass, so batch-norm sees the mixed batch that the paper describes."""
         assert isinstance(mixture, Mixture)
-        victim = self._victim(mixture, batches)
+        victim, regimes = self._victim(mixture, batches), self.joint_regimes
         for batch in batches:
             attacked = victim()
-            fgsm = self._fgsm(attacked, batch.x, batch.y, batch.noise, batch.random)
-            pgd = self._pgd(attacked, batch.x, batch.y, batch.noise, batch.random)
-            routing = mixture.route(torch.cat([batch.x, fgsm, pgd]))
-            losses = F.cross_entropy(routing.logits, batch.y.repeat(3), reduction="none").view(3, -1).mean(1)
-            yield Update(losses.mean(), log=_health(losses.detach(), routing.weights.detach()))
+            routing = mixture.route(torch.cat([self._image(regime, attacked, batch) for regime in regimes]))
+            labels = batch.y.repeat(len(regimes))
+            losses = F.cross_entropy(routing.logits, labels, reduction="none").view(len(regimes), -1).mean(1)
+            log = {f"loss_{regime}": loss for regime, loss in zip(regimes, losses.detach(), strict=True)}
+            yield Update(losses.mean(), log={**log, **_health(routing.weights.detach())})
+
+    def _image(self, regime: Regime, victim: nn.Module, batch: Draw) -> Tensor:
+        if regime == "clean":
+            return batch.x
+        attack = self._fgsm if regime == "fgsm" else self._pgd
+        return attack(victim, batch.x, batch.y, batch.noise, batch.random)
 
     def _fgsm(self, victim: nn.Module, x: Tensor, y: Tensor, noise: Noise, random: Random) -> Tensor:
         return Fgsm(threat=Threat(eps=random.choice(self.fgsm_eps)), start=self.fgsm_start)(victim, x, y, noise)
@@ -132,38 +205,18 @@ class Dwf(Settings):
         """What the attacks ascend, with the present weights at every call."""
         return AttackCopy(model, batches.precision, batch_statistics=self.batch_norm == "batch").refresh
 
-    def _warmup(self, model: Mixture, needs: tuple[str, ...]) -> Phase:
-        learner = Learner(
-            [Group(list(model.gate.parameters()), self.gate_learning_rate)], self.joint.optimizer, self.joint.schedule
-        )
-        rounds = self.gate_warmup * self.joint.parts
-        return Phase(
-            "gate",
-            model,
-            rounds,
-            self.joint.batch,
-            {"all": learner},
-            self._joint_round,
-            needs,
-            self.joint.parts,
-            (model.bank,),
-        )
-
-    def _joint(self, model: Mixture, needs: tuple[str, ...]) -> Phase:
-        groups = [Group(list(model.bank.parameters())), Group(list(model.gate.parameters()), self.gate_learning_rate)]
-        learner = Learner(groups, self.joint.optimizer, self.joint.schedule)
-        rounds = self.joint.epochs * self.joint.parts
-        return Phase("joint", model, rounds, self.joint.batch, {"all": learner}, self._joint_round, needs, self.joint.parts)
+    def _together(self, name: str, model: Mixture, epochs: int, needs: tuple[str, ...], *, frozen: bool) -> Phase:
+        """A phase of the whole mixture; with `frozen`, its experts stay as they are."""
+        recipe = self.joint
+        groups = [] if frozen else [Group(list(model.bank.parameters()))]
+        if self._gate_learns:
+            groups.append(Group(list(model.gate.parameters()), self.gate_learning_rate))
+        learner = Learner(groups, recipe.optimizer, recipe.schedule)
+        rounds, still = epochs * recipe.parts, (model.bank,) if frozen else ()
+        return Phase(name, model, rounds, recipe.batch, {"all": learner}, self._joint_round, needs, recipe.parts, still)
 
 
-def _health(losses: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """What the journal keeps of a joint step: the three losses, and whether the gate is collapsing."""
-    clean, fgsm, pgd = losses
+def _health(weights: Tensor) -> dict[str, Tensor]:
+    """What the journal keeps of the weights (B, K) of a joint step: whether the gate is collapsing."""
     entropy = -(weights * weights.clamp(min=1e-12).log()).sum(1).mean()
-    return {
-        "loss_clean": clean,
-        "loss_fgsm": fgsm,
-        "loss_pgd": pgd,
-        "gate_entropy": entropy,
-        "gate_largest_weight": weights.mean(0).amax(),
-    }
+    return {"gate_entropy": entropy, "gate_largest_weight": weights.mean(0).amax()}

@@ -57,26 +57,24 @@ class Trades(Settings):
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         victim = AttackCopy(model, batches.precision)
         for batch in batches:
-            worst = self._worst(victim.refresh(), batch.x, batch.noise)
-            # One pass over both halves: batch-norm normalises them together and counts once.
-            clean, moved = model(torch.cat([batch.x, worst])).float().chunk(2)
-            natural, boundary = F.cross_entropy(clean, batch.y), divergence(clean, moved).mean()
-            yield Update(natural + self.beta * boundary, log={"loss_clean": natural.detach(), "loss_kl": boundary.detach()})
+            worst = worst_neighbours(victim.refresh(), batch.x, batch.noise, threat=self.threat, steps=self.steps, step=self.step)
+            yield surrogate(model, batch.x, worst, batch.y, self.beta)
 
-    def _worst(self, victim: Classifier, x: Tensor, noise: Noise) -> Tensor:
-        """The neighbours (B, C, H, W) of x about which the victim thinks most differently."""
-        with torch.no_grad():
-            clean = victim(x)
-        *_, last = ascend(
-            lambda moved: divergence(clean, victim(moved)),
-            x,
-            self.threat,
-            steps=self.steps,
-            step=self.step,
-            noise=noise,
-            start=beside,
-        )
-        return last
+
+def worst_neighbours(victim: Classifier, x: Tensor, noise: Noise, *, threat: Threat, steps: int, step: float) -> Tensor:
+    """The neighbours (B, C, H, W) of x about which the victim thinks most differently, after `steps` steps."""
+    with torch.no_grad():
+        clean = victim(x)
+    *_, last = ascend(lambda moved: divergence(clean, victim(moved)), x, threat, steps=steps, step=step, noise=noise, start=beside)
+    return last
+
+
+def surrogate(model: nn.Module, x: Tensor, worst: Tensor, y: Tensor, beta: float) -> Update:
+    """The loss of images (B, C, H, W), their worst neighbours and labels (B,)."""
+    # One pass over both halves: batch-norm normalises them together and counts once.
+    clean, moved = model(torch.cat([x, worst])).float().chunk(2)
+    natural, boundary = F.cross_entropy(clean, y), divergence(clean, moved).mean()
+    return Update(natural + beta * boundary, log={"loss_clean": natural.detach(), "loss_kl": boundary.detach()})
 
 
 def beside(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:

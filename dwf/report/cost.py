@@ -12,11 +12,17 @@ from dwf.report.wording import ABSENT, count, duration
 _RUN = ("Run", "Parameters", "Backbone passes a prediction", "Rounds", "Training images", "Training time", "Trained on")
 _EVALUATION = ("Run", "Evaluation", "n", "Time", "Forward passes an image", "Backward passes an image", "Evaluated on")
 
+_PLAN = ("Run", "Phase", "Planned", "Spent", "Spent to planned", "Planned on", "Trained on")
+
 
 def cost(evaluated: Sequence[Evaluated]) -> str | None:
     """One line a run and one line an evaluation."""
     training = table("To store, ask and train", _RUN, map(_run, by_run(evaluated)))
-    return joined((training, table("To evaluate; passes are those of the whole model", _EVALUATION, map(_evaluation, evaluated))))
+    planned = [row for one in by_run(evaluated) for row in _planned(one)]
+    plans = [table("Planned and spent, phase by phase", _PLAN, planned)] if planned else []
+    return joined(
+        (training, *plans, table("To evaluate; passes are those of the whole model", _EVALUATION, map(_evaluation, evaluated)))
+    )
 
 
 def _run(one: Evaluated) -> list[str]:
@@ -29,6 +35,18 @@ def _run(one: Evaluated) -> list[str]:
     ]
     place = "not here" if one.foreign else _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
     return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
+
+
+def _planned(one: Evaluated) -> list[list[str]]:
+    """Each phase of a plan beside what its rounds took; a plan for other settings than the run's is left out."""
+    if one.plan is None or one.plan.get("settings") != one.record["settings"]:
+        return []
+    spent = {name: sum(float(r.get("seconds", 0.0)) for r in records) for name, records in rounds(one).items()}
+    places = [_place(*(where.get(key, "?") for key in ("device", "threads", "precision")))
+              for where in (one.plan["environment"], one.record["environment"])]  # fmt: skip
+    pairs = [(phase["name"], phase["seconds"], spent[phase["name"]]) for phase in one.plan["phases"] if phase["name"] in spent]
+    pairs.append(("all", sum(p for _, p, _ in pairs), sum(s for _, _, s in pairs)))
+    return [[one.run, name, duration(plan), duration(took), f"{took / plan:.2f}", *places] for name, plan, took in pairs]
 
 
 def _evaluation(one: Evaluated) -> list[str]:

@@ -34,6 +34,8 @@ class Evaluated:
     result: Result
     images: Path | None
     """`eval/<name>.images.npz` where there is one."""
+    plan: Mapping[str, Any] | None = None
+    """plan.json, what the run was expected to cost, where it was asked beforehand."""
 
     @property
     def method(self) -> str:
@@ -78,6 +80,8 @@ def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
     if not files:
         raise Refused(f"run {folder} has no evaluation to report; evaluate it first: dwf evaluate {folder} --protocol table3")
     history = _journal(folder / "train.jsonl")
+    expected = folder / "plan.json"
+    plan = _json(expected, "make it again with dwf plan, or remove it") if expected.is_file() else None
     return [
         Evaluated(
             run=f"{record['name']} {phase or ''}".strip(),
@@ -87,6 +91,7 @@ def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
             journal=history,
             result=from_json(_json(file, "evaluate the run again"), where=file),
             images=_existing(file.with_suffix(".images.npz")),
+            plan=plan,
         )
         for file in files
     ]

@@ -92,7 +92,7 @@ def train(phases: Sequence[Phase], harness: Harness) -> None:
         # A phase that goes on stands in the journal already.
         announce = harness.journal.show if standing and standing.phase == phase.name else harness.journal.write
         announce(event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters)
-        with _holding(phase):
+        with holding(phase):
             _learn(phase, harness)
 
 
@@ -188,7 +188,7 @@ def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover]) -> tuple[C
 
 
 @contextmanager
-def _holding(phase: Phase) -> Iterator[None]:
+def holding(phase: Phase) -> Iterator[None]:
     """Nothing in `phase.frozen` requires a gradient while the phase learns."""
     held = [p for module in phase.frozen for p in module.parameters() if p.requires_grad]
     for parameter in held:

@@ -156,7 +156,7 @@ def test_the_benign_expert_learns_from_the_images_themselves(seen: list[Seen]) -
 def test_a_joint_step_is_one_pass_over_clean_fgsm_and_pgd_images(seen: list[Seen]) -> None:
     phase = phases()["joint"]
     assert isinstance(phase.subject, Mixture)
-    asked, gated = inputs_of(phase.subject.bank), inputs_of(phase.subject.gate)
+    asked, gated = inputs_of(phase.subject.bank), inputs_of(phase.subject.gate.normalize)
     (update,) = updates(phase, 1)
     (x,), (gate_x,) = asked, gated
     fgsm, pgd = seen

@@ -116,3 +116,17 @@ def test_the_gate_of_the_paper_reads_every_pixel() -> None:
 def test_the_default_gate_on_cifar_has_the_stated_size() -> None:
     cifar = SPEC.model_copy(update={"channels": 3, "height": 32, "width": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3})
     assert sum(p.numel() for p in Gate()(cifar, 9).parameters()) == 3072 * 128 + 128 + 128 * 9 + 9
+
+
+def test_what_is_mixed_is_a_choice() -> None:
+    by_logits, x = opinionated(mixture()), pixels()
+    _, weights, opinions = by_logits.route(x)
+    answers = {"logits": opinions, "log-probabilities": opinions.log_softmax(2), "probabilities": opinions.softmax(2)}
+    for mixing, answer in answers.items():
+        model = Mixture(by_logits.bank, by_logits.gate, mixing)
+        expected = (weights.unsqueeze(2) * answer).sum(1)
+        torch.testing.assert_close(model(x), expected.log() if mixing == "probabilities" else expected)
+    # Log-probabilities and logits differ by a constant an image, which no softmax sees; probabilities are another mixture.
+    first, second, third = (Mixture(by_logits.bank, by_logits.gate, mixing)(x).softmax(1) for mixing in answers)
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, third, atol=1e-4)

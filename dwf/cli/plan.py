@@ -1,0 +1,94 @@
+"""`dwf plan`."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from dwf.cli.shared import Device, Sets, app, console
+
+if TYPE_CHECKING:
+    from dwf.verbs.plan import Plan
+
+
+@app.command(epilog="Example: dwf plan dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2")
+def plan(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.toml", help="See: dwf list presets")],
+    out: Annotated[Path | None, typer.Option(help="The run folder to be: plan.json goes there, for the report.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
+    sets: Sets = None,
+    device: Device = "auto",
+) -> None:
+    """What a run will cost: passes, operations, memory and time, from a calibration of seconds. Nothing is trained."""
+    from dwf import run as runs
+    from dwf import verbs
+    from dwf.verbs.plan import paper_flops
+
+    run = runs.read(preset, sets or [], data=data)
+    with console.status("calibrating"):
+        found, paper = verbs.plan(run, out, device=device), paper_flops()
+    _phases(found)
+    _devices(found, paper)
+    if out is not None:
+        console.print(f"Written: {out / 'plan.json'}\nNext: dwf train {preset} --out {out}", markup=False)
+
+
+def _phases(found: Plan) -> None:
+    from dwf.report.wording import duration
+
+    about = found.environment
+    place = f"{about['device']}, {about['threads']} threads, {about['precision']}"
+    table = Table(title=f"{found.run} on {place}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("phase")
+    for name in ("rounds", "images", "forward\npasses", "backward\npasses", "operations", "memory\nof a step", "time"):
+        table.add_column(name, justify="right")
+    for kind, group in groupby(found.phases, key=lambda phase: (phase.kind, phase.flops)):
+        phases = list(group)
+        first, times = phases[0], len(phases)
+        name = f"{kind[0]} x {times}" if times > 1 else first.name
+        table.add_row(
+            name,
+            f"{times * first.rounds:,}",
+            f"{times * first.images:,}",
+            f"{first.forwards:g}",
+            f"{first.backwards:g}",
+            _operations(times * first.flops),
+            f"{max(phase.memory for phase in phases) / 2**20:,.0f} MiB",
+            duration(sum(phase.seconds for phase in phases)),
+        )
+    most = max(phase.memory for phase in found.phases) + found.data
+    table.add_row("all", "", "", "", "", _operations(found.flops), f"{most / 2**20:,.0f} MiB", duration(found.seconds))
+    console.print(table, "")
+    console.print(
+        "Passes are for each clean image, attacks included. Memory is an estimate, the last line's with the data set; PyTorch "
+        "itself takes some hundred MiB more."
+    )
+
+
+def _devices(found: Plan, paper: float) -> None:
+    from dwf.report.wording import duration
+    from dwf.verbs.plan import PAPER, PAPER_HOURS, PEAK, SHARE
+
+    names = list(PEAK)
+    title = f"GPU-hours at an assumed {SHARE:.0%} of the peak: not measured"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("recipe", "operations", "here", *names):
+        table.add_column(name, justify="left" if name == "recipe" else "right")
+    rate = found.flops / max(found.seconds, 1e-9)
+    rows = ((found.run, found.flops), (f"the paper's ({PAPER})", paper))
+    for name, flops in rows:
+        table.add_row(name, _operations(flops), duration(flops / rate), *(f"{flops / (PEAK[d] * SHARE) / 3600:.3g}" for d in names))
+    console.print("", table, "", sep="\n")
+    console.print(f"The paper states about {PAPER_HOURS} hours of H100 for its recipe. 'here' assumes this run's rate for both.")
+
+
+def _operations(flops: float) -> str:
+    """1.2e15 -> `1.2 PFLOP`."""
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if flops >= size:
+            return f"{flops / size:,.3g} {unit}"
+    return f"{flops / 1e9:,.3g} GFLOP"

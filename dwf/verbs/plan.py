@@ -1,0 +1,172 @@
+"""`dwf plan`: what a run will cost, before it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dwf.core import ranks
+from dwf.core.errors import Refused
+from dwf.core.files import writable, write_json
+from dwf.core.seeds import derive
+from dwf.core.types import Batch, Images, Spec
+from dwf.data import Feed, ordered, specify, subset
+from dwf.models.inference import attack_precision
+from dwf.run import Run, RunFolder, build, environment, read
+from dwf.training.calibration import Load, calibrate, counted, paced
+from dwf.training.mover import precision_of
+from dwf.training.plan import Passes, Phase
+
+PLAN_SCHEMA = 1
+"""Of plan.json."""
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
+"""Dense bf16 operations a second, as the vendor's data sheets state them."""
+SHARE = 0.3
+"""Of the peak: assumed, not measured. Nets for 32 x 32 pixels keep a large device less busy than that unless batches are large."""
+PAPER = "dwf-cifar10"
+"""The preset of the paper's own recipe."""
+PAPER_HOURS = 240
+"""GPU-hours on H100 that the paper states."""
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """Of one phase."""
+
+    name: str
+    rounds: int
+    images: int
+    """Clean images in all rounds together."""
+    forwards: float
+    """Passes for each of them, the attacks' among them."""
+    backwards: float
+    flops: float
+    """In all."""
+    memory: float
+    """Bytes at the worst moment of a step; the data set and PyTorch itself come on top."""
+    seconds: float
+    """On the device that was asked for, validation included."""
+
+    @property
+    def kind(self) -> str:
+        """The name without an expert's number: `pgd` for `pgd-3`."""
+        return _kind(self.name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one run."""
+
+    run: str
+    phases: tuple[PhaseCost, ...]
+    data: int
+    """Bytes of the data set on the device."""
+    environment: Mapping[str, Any]
+
+    @property
+    def flops(self) -> float:
+        """Of all phases."""
+        return sum(phase.flops for phase in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        """One phase after another on the device that was asked for."""
+        return sum(phase.seconds for phase in self.phases)
+
+    def hours(self, device: str) -> float:
+        """On a device of `PEAK`, at `SHARE` of it."""
+        return self.flops / (PEAK[device] * SHARE) / 3600
+
+
+def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", budget: float = 3.0) -> Plan:
+    """Count and time each kind of phase on a few images, about `budget` seconds each; nothing is trained.
+
+    `folder`: also write plan.json there, which the report shows beside what the run cost. Raises `Refused` for bad data and
+    settings.
+    """
+    where = ranks.pick_device(device)
+    images, held_out = run.data.training(derive(run.seed, "split"))
+    validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(where)
+    precision = precision_of(run.train.precision, attack_precision(where))
+    spec, images = specify(images), images.to(where)
+    model = build(run, spec, where)
+    loads: dict[tuple[str, int], tuple[Load, float]] = {}
+    costs = []
+    for phase in run.method.phases(model):
+        batch = _batch(run, phase, images)
+        key = (_kind(phase.name), sum(p.numel() for p in phase.subject.parameters()))
+        if key not in loads:
+            loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)
+        load, validating = loads[key]
+        passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
+        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds))
+    found = Plan(run.name, tuple(costs), images.pixels.numel(), environment(where, str(precision).removeprefix("torch.")))
+    if folder is not None:
+        place = RunFolder(Path(folder))
+        with writable(place.path):
+            place.path.mkdir(parents=True, exist_ok=True)
+        write_json(place.plan, {"schema": PLAN_SCHEMA, **asdict(found), "settings": run.model_dump(mode="json")})
+    return found
+
+
+def paper_flops() -> float:
+    """Operations of the paper's whole recipe on 45,000 images of CIFAR-10: counted on one image, which needs no data."""
+    run = read(PAPER, ["data.source=digits"])
+    spec = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model = build(run, spec, torch.device("cpu"))
+    batch = Batch(torch.rand(1, 3, 32, 32), torch.arange(1), torch.arange(1))
+    each: dict[str, float] = {}
+    total = 0.0
+    for phase in run.method.phases(model):
+        kind = _kind(phase.name)
+        if kind not in each:
+            each[kind] = counted(phase, batch, torch.bfloat16)[0]
+        total += each[kind] * 45_000 * phase.rounds / phase.parts
+    return total
+
+
+def _kind(phase: str) -> str:
+    """As `Method.cost` calls it."""
+    return phase.rstrip("-0123456789")
+
+
+def _batch(run: Run, phase: Phase, images: Images) -> Batch:
+    """The first batch of a phase, as large as the loop's."""
+    feed = Feed(images, phase.batch, 0, run.data.crop, run.data.flip, parts=run.train.accumulate)
+    if phase.parts > (batches := len(feed.epoch(0))):
+        raise Refused(f"phase '{phase.name}' cuts its epochs into {phase.parts} parts, but they have {batches} batches; use fewer")
+    return next(iter(feed.epoch(0)))
+
+
+def _validating(run: Run, subject: nn.Module, validation: Images, precision: torch.dtype, budget: float) -> float:
+    """Seconds an image of the validation that ends each round."""
+
+    def work(images: int) -> None:
+        run.validation.scorer(partial(_some, validation, images), precision, 0)(subject)
+
+    return paced(work, len(validation), budget / 2)
+
+
+def _some(images: Images, count: int) -> Iterator[Batch]:
+    return ordered(images.take(torch.arange(count)), 250)
+
+
+def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float) -> PhaseCost:
+    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round."""
+    seen = images // phase.batch * phase.batch * phase.rounds // phase.parts
+    return PhaseCost(
+        phase.name,
+        phase.rounds,
+        seen,
+        passes.forwards,
+        passes.backwards,
+        load.flops * seen,
+        load.fixed + load.memory * batch,
+        load.seconds * seen + validation * phase.rounds,
+    )

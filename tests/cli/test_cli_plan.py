@@ -1,0 +1,78 @@
+"""`dwf plan`: what a run will cost, and in the report what it did cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_words import SMALL, Dwf
+
+from dwf.report import write as write_report
+from dwf.run import read
+from dwf.verbs import plan, train
+
+QUICK = ("data.limit=200", "method.backbone={kind='resnet', depth=10, width=2}", "method.recipe.epochs=2", "validation.samples=20")
+
+
+@pytest.fixture(autouse=True)
+def _no_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting nine ResNet-18 takes seconds, and one test of it is enough."""
+    monkeypatch.setattr(sys.modules["dwf.verbs.plan"], "paper_flops", lambda: 4e18)
+
+
+def words(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def reported(folder: Path) -> str:
+    write_report([folder / "runs/here"], folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def test_a_plan_is_shown_kept_and_held_against_the_run(dwf: Dwf, tmp_path: Path) -> None:
+    said = dwf("plan", "pgd-at-digits", *words(QUICK), "--out", "runs/here")
+    assert said.code == 0, said.err
+    assert "H100" in said.out
+    assert "train" in said.out
+    kept = json.loads((tmp_path / "runs/here/plan.json").read_text())
+    (phase,) = kept["phases"]
+    assert (phase["name"], phase["rounds"], phase["images"]) == ("train", 2, 2 * 128)
+    assert min(phase[key] for key in ("flops", "memory", "seconds")) > 0
+
+    assert dwf("train", "pgd-at-digits", *words(QUICK), "--out", "runs/here", "-q").code == 0
+    assert dwf("evaluate", "runs/here", "--protocol", "table3", *words(SMALL), "--samples", "20", "-q").code == 0
+    page = reported(tmp_path)
+    assert "Planned and spent, phase by phase" in page
+
+    kept["settings"]["seed"] = 7
+    (tmp_path / "runs/here/plan.json").write_text(json.dumps(kept))
+    page = reported(tmp_path)
+    assert "Planned and spent" not in page, "a plan of other settings is no plan of this run"
+
+
+def test_a_plan_changes_nothing_about_the_run(tmp_path: Path) -> None:
+    run = read("fgsm-at-digits", QUICK)
+    train(run, tmp_path / "without", device="cpu")
+    plan(run, tmp_path / "with", device="cpu", budget=0.1)
+    train(run, tmp_path / "with", device="cpu")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("without", "with"))
+    assert first == second
+
+
+def test_every_phase_of_the_paper_stands_in_the_plan(tmp_path: Path) -> None:
+    run = read("dwf-digits", ["data.limit=300", "method.backbone={kind='resnet', depth=10, width=2}"])
+    found = plan(run, device="cpu", budget=0.1)
+    assert [phase.name for phase in found.phases][:2] == ["benign-1", "fgsm-1"]
+    assert found.phases[-1].name == "joint"
+    cost = {phase.kind: phase.flops / phase.images for phase in found.phases}
+    assert cost["benign"] < cost["fgsm"] < cost["pgd"] < cost["joint"]
+    assert found.flops == sum(phase.flops for phase in found.phases)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_trained_cannot_be_planned(refused: Callable[..., str]) -> None:
+    assert "neither a preset" in refused("plan", "nothing")
+    assert "use fewer" in refused("plan", "pgd-at-digits", "--set", "data.limit=200", "--set", "method.recipe.parts=9")

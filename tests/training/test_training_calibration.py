@@ -1,0 +1,76 @@
+"""What is counted before a phase is trained agrees with arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from toy_phases import images, net, phase
+
+from dwf.attacks import Pgd
+from dwf.core.types import Batch
+from dwf.data import ordered
+from dwf.training.calibration import calibrate, counted, paced
+from dwf.training.plan import Batches, Update
+
+CLASSES, NUMBERS = 2, 8
+FORWARD = 2 * NUMBERS * CLASSES
+"""Products and sums of one image through the toy's only matrix."""
+
+
+def batch(count: int) -> Batch:
+    (whole,) = ordered(images(count), count)
+    return whole
+
+
+def attacked(model: nn.Module, batches: Batches) -> Iterator[Update]:
+    for draw in batches:
+        x = Pgd(steps=draw.random.choice((1, 2, 9)))(model, draw.x, draw.y, draw.noise)
+        yield Update(F.cross_entropy(model(x), draw.y))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_step_is_a_forward_pass_and_the_gradient_of_its_weights(count: int) -> None:
+    flops, _ = counted(phase(net()), batch(count), torch.float32)
+    assert flops == 2 * FORWARD * count
+
+
+def test_the_attack_is_counted_at_the_number_of_steps_next_to_the_mean() -> None:
+    flops, _ = counted(phase(net(), attacked), batch(4), torch.float32)
+    steps = 2  # the mean of 1, 2, 9 is 4; 2 is nearer to it than 9
+    assert flops == (2 * steps + 2) * FORWARD * 4
+
+
+def test_memory_is_what_waits_for_the_backward_pass_and_is_given_back() -> None:
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(NUMBERS, 1000), nn.Tanh(), nn.Linear(1000, CLASSES))
+    load = calibrate(phase(wide), batch(8), torch.float32, 0.0)
+    kept = 4 * (1000 + CLASSES)  # tanh keeps its result, which the second matrix reads too; the batch itself is there anyway
+    assert kept <= load.memory <= kept + 100
+    parameters = sum(p.numel() for p in wide.parameters())
+    assert load.fixed >= 4 * 4 * parameters, "weights, gradients, momentum and a copy to attack"
+
+
+def test_more_steps_do_not_keep_more_alive() -> None:
+    def long(model: nn.Module, batches: Batches) -> Iterator[Update]:
+        for draw in batches:
+            x = Pgd(steps=20)(model, draw.x, draw.y, draw.noise)
+            yield Update(F.cross_entropy(model(x), draw.y))
+
+    _, few = counted(phase(net(), attacked), batch(4), torch.float32)
+    _, many = counted(phase(net(), long), batch(4), torch.float32)
+    assert many == few
+
+
+def test_timing_grows_to_what_the_budget_allows() -> None:
+    asked: list[int] = []
+    assert paced(asked.append, 1000, budget=1e6) > 0
+    assert asked == [8, 8, 1000]
+    asked.clear()
+    paced(asked.append, 1000, budget=0.0)
+    assert asked == [8, 8]
+    asked.clear()
+    paced(asked.append, 3, budget=1e6)
+    assert asked == [3, 3]
