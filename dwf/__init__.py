@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dwf.report import write as write_report
     from dwf.run import Run, load, read
-    from dwf.verbs import attack, evaluate, evaluate_module, plan, train
+    from dwf.verbs import attack, evaluate, evaluate_module, plan, sweep, train
 
 _PUBLIC = {
     "Run": "dwf.run",
@@ -30,11 +30,12 @@ _PUBLIC = {
     "load": "dwf.run",
     "plan": "dwf.verbs",
     "read": "dwf.run",
+    "sweep": "dwf.verbs",
     "train": "dwf.verbs",
     "write_report": "dwf.report",
 }
 
-__all__ = ["Run", "attack", "evaluate", "evaluate_module", "load", "plan", "read", "train", "write_report"]
+__all__ = ["Run", "attack", "evaluate", "evaluate_module", "load", "plan", "read", "sweep", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

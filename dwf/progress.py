@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from dwf.core.journal import Listener, Record
 from dwf.evaluation.protocol import Watch
+from dwf.executors import Tell
 
 
 @contextmanager
@@ -43,11 +44,15 @@ class _Watcher:
         self._task: TaskID | None = None
         self._phase, self._began, self._last_line = "", 0.0, 0.0
         self._first = 0  # the round that this process began with: a resumed phase has done others before
+        self._apart: set[str] = set()  # phases that were shown while they learnt in a process of their own
 
     def __call__(self, record: Record) -> None:
         match record["event"]:
             case "data" if record["skipped"]:
                 self._console.print(f"skipped {record['skipped']} bad entries of the data", highlight=False)
+            case "apart":
+                self._apart.add(record["phase"])
+                self._line(f"{record['phase']} (apart)", record)
             case "phase":
                 self._phase = f"{record['phase']} ({record['index'] + 1}/{record['phases']})"
                 self._began, self._first = time.monotonic(), -1
@@ -58,12 +63,16 @@ class _Watcher:
                 self._show(record, record["round"] + record["done"], f"loss {record['loss']:.3f}")
             case "round":
                 self._show(record, record["round"] + 1, _scores(record))
-                last = record["round"] + 1 == record["rounds"]
-                if last or time.monotonic() - self._last_line > 5:  # many short rounds would flood the screen
-                    self._last_line = time.monotonic()
-                    self._console.print(
-                        f"{self._phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}", highlight=False
-                    )
+                if record["phase"] not in self._apart:
+                    self._line(self._phase, record)
+
+    def _line(self, phase: str, record: Record) -> None:
+        last = record["round"] + 1 == record["rounds"]
+        if last or time.monotonic() - self._last_line > 5:  # many short rounds would flood the screen
+            self._last_line = time.monotonic()
+            reused = f"  reused from {record['reused_from']}" if "reused_from" in record else ""
+            said = f"{phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}{reused}"
+            self._console.print(said, highlight=False)
 
     def _show(self, record: Record, done: float, state: str) -> None:
         self._first = record["round"] if self._first < 0 else self._first
@@ -117,3 +126,31 @@ class _AttackWatcher:
             self._bar.update(self._task, completed=done, state=state)
         if not self._console.is_terminal:
             self._console.print(f"attacking  {state}", highlight=False)
+
+
+@contextmanager
+def sweeping(console: Console, cells: int, *, quiet: bool = False) -> Iterator[Tell]:
+    """A watcher for the cells of a sweep: a line for each phase that ends, each verdict, and each cell; nothing if `quiet`."""
+    ended, shown = 0, set[tuple[str, str]]()
+
+    def tell(name: str, record: Record) -> None:
+        nonlocal ended
+        match record["event"]:
+            case "round" if record["round"] + 1 == record["rounds"]:
+                cell = name.removesuffix(f"/{record['phase']}")
+                if (cell, record["phase"]) in shown:  # it was told of by the process that learnt it
+                    return
+                shown.add((cell, record["phase"]))
+                reused = f"  reused from {record['reused_from']}" if "reused_from" in record else ""
+                said = f"{cell}  {record['phase']}  {_scores(record)}{reused}"
+            case "judged":
+                said = f"{name}  {record['protocol']}  {record['accuracy']:.1%} of {record['n']}"
+            case "cell":
+                ended += 1
+                how = "finished" if record["error"] is None else "failed"
+                said = f"{name}  {how} ({ended} of {cells})"
+            case _:
+                return
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    yield (lambda name, record: None) if quiet else tell

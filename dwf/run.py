@@ -166,6 +166,15 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def asides(self) -> Path:
+        """Where phases learn that have a process of their own."""
+        return self.path / "aside"
+
+    def aside(self, phase: str) -> RunFolder:
+        """What one of them needs to go on: state and journal."""
+        return RunFolder(self.asides / phase)
+
+    @property
     def evaluations(self) -> Path:
         """Where result files go."""
         return self.path / "eval"
@@ -177,6 +186,8 @@ class RunFolder:
     def claim(self, run: Run, spec: Spec, about: Mapping[str, Any], *, resume: bool) -> None:
         """Write run.json, or check that a run that is to be resumed has the same settings."""
         settings = run.model_dump(mode="json")
+        # Asked before the record is looked for: who claims the same run at the same time writes its record first.
+        parts = any((self.path / name).exists() for name in ("state", "aside", "phases", "train.jsonl", "model.safetensors"))
         if self.record.exists():
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
@@ -189,7 +200,7 @@ class RunFolder:
                     f"{self.path} was started with other settings ({changed[0]}); resume with the same, or use another --out"
                 )
             return
-        if any((self.path / name).exists() for name in ("state", "phases", "train.jsonl", "model.safetensors")):
+        if parts:
             raise Refused(
                 f"{self.path} holds parts of a run without its run.json; restore that file or choose another folder with --out"
             )

@@ -6,7 +6,7 @@ import sys
 
 # The order of --help.
 # isort: off
-from dwf.cli import train, plan, evaluate, attack, report, about  # noqa: F401
+from dwf.cli import train, plan, sweep, evaluate, attack, report, about  # noqa: F401
 
 # isort: on
 from dwf.cli.shared import app
@@ -25,5 +25,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer turns Ctrl-C into this and says nothing
-            sys.stderr.write("dwf: interrupted; run the same command again to go on (train and evaluate: with --resume)\n")
+            sys.stderr.write("dwf: interrupted; run the same command again to go on (train, sweep and evaluate: with --resume)\n")
         raise

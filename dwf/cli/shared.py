@@ -34,6 +34,14 @@ class Split(StrEnum):
     val = "val"
 
 
+class Where(StrEnum):
+    """What runs independent work."""
+
+    local = "local"
+    processes = "processes"
+    ray = "ray"
+
+
 class Precision(StrEnum):
     """Of attack generation."""
 
@@ -45,6 +53,9 @@ class Precision(StrEnum):
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be given several times.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly where an interrupted job stood.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="With processes or ray: how many at a time; one a GPU, or one a core, if not given")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 _WORDS = ("Run", "Evaluation", "Worst case", "Alarms")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dwf.cli.shared import Device, Quiet, Resume, Sets, app, console, show_table
+from dwf.cli.shared import Device, Quiet, Resume, Sets, Where, Workers, app, console, show_table
 
 
 @app.command(epilog="Example: dwf demo --out runs/demo")
@@ -37,22 +37,26 @@ def train(
     data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the preset's seed.")] = None,
+    executor: Annotated[Where, typer.Option(help="processes, ray: phases that need no other learn side by side.")] = Where.local,
+    workers: Workers = None,
     device: Device = "auto",
     resume: Resume = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a preset or a TOML file into a run folder. Under torchrun, on several devices: torchrun -m dwf train ..."""
+    from dwf import executors, verbs
     from dwf import run as runs
-    from dwf import verbs
     from dwf.progress import watching
 
     run = runs.read(preset, [*(sets or []), *([f"seed={seed}"] if seed is not None else [])], data=data)
+    somewhere = executors.choose(executor.value, workers, device)
     folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
     with watching(console, quiet=quiet) as listeners:
         if tensorboard:
             from dwf.tensorboard import listener
 
             listeners.append(listener(folder))
-        verbs.train(run, folder, device=device, resume=resume, listeners=listeners)
+        apart = None if executor is Where.local else somewhere
+        verbs.train(run, folder, device=device, resume=resume, listeners=listeners, executor=apart)
     console.print(f"Trained: {folder}\nNext: dwf evaluate {folder} --protocol table3", markup=False)

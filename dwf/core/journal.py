@@ -42,6 +42,13 @@ class Journal:
         for listener in self._listeners:
             listener(record)
 
+    def records(self, phase: str) -> list[dict[str, Any]]:
+        """What was written about a phase, by whatever process."""
+        if self._file is None:
+            return []
+        self.synced_bytes()
+        return [record for record in read(Path(self._file.name)) if record.get("phase") == phase]
+
     def synced_bytes(self) -> int:
         """Flush to the disc; the length so far, for the checkpoint."""
         if self._file is None:

@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
     """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if launched() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
@@ -51,6 +51,11 @@ def together(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def launched() -> int:
+    """How many processes torchrun has started, also before they are together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:

@@ -6,6 +6,7 @@ boolean array (N,) per row, and `index`) and `<name>.images.npz` (a few images w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class ModelEntry(Settings):
     parameters: int
     forward_passes: int
     """Backbone passes that one prediction costs: 9 for nine experts that are all active."""
+    overridden: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the method, by path, that the evaluation changed after training: `settings` holds their new values."""
 
 
 class Score(Settings):
@@ -118,6 +121,19 @@ class RoutingEntry(Settings):
     """Share of images on which each expert has the largest weight."""
 
 
+class CertifiedEntry(Settings):
+    """What is proven in one norm: an image counts at a radius if it is right and no move that short can change the answer."""
+
+    median: float
+    """Radius, over all images; a wrong image's is 0."""
+    largest: float
+    """Radius of any image; 0 where nothing at all is proven."""
+    radii: tuple[float, ...]
+    """Evenly spaced up to the largest."""
+    shares: tuple[Share, ...]
+    """Of the images that are certified at each of them."""
+
+
 class ClassEntry(Settings):
     """One class: accuracy on clean images and under the headline worst case."""
 
@@ -156,6 +172,8 @@ class Result(Settings):
     """Alarms that were asked by a test at 5 %: a sound model raises a false one with a chance of at most 5 % times this."""
     facts: dict[str, Share] = Field(default_factory=dict)
     """Other findings by name, such as `rerouted`, `zero_gradient`, `oracle/clean`."""
+    certified: dict[str, CertifiedEntry] = Field(default_factory=dict)
+    """By norm; empty where nobody asked."""
     routing: dict[str, RoutingEntry] | None
     """Keys clean, fgsm, pgd; None for a model without a gate."""
     per_class: tuple[ClassEntry, ...]
@@ -164,6 +182,11 @@ class Result(Settings):
 
 _NAMES = {"schema_": "schema", "class_": "class"}
 """Python's reserved or occupied names, as they stand in the file."""
+
+
+def called(run: str, overridden: Mapping[str, Any]) -> str:
+    """A run under settings that its training did not have: `mine (alpha 0.9)`."""
+    return f"{run} ({', '.join(f'{key} {value}' for key, value in sorted(overridden.items()))})" if overridden else run
 
 
 def to_json(result: Result) -> dict[str, Any]:

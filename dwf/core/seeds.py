@@ -2,6 +2,7 @@
 
 `derive` makes one seed per purpose. `Noise` makes the same numbers for a sample in whatever batch, order, process or device
 it turns up (EVALUATION rule 3), by hashing counters with the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+`drawing` seeds what is not ours to count: the draws of a model that is random by itself.
 Bitwise equality across GPU types is not promised.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +25,22 @@ def derive(seed: int, *purpose: str | int) -> int:
     """A seed in [0, 2**63) for one purpose, such as `derive(0, "augment", phase, epoch)`."""
     text = "/".join(map(str, (seed, *purpose))).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, what models draw by themselves (dropout, switches) begins at `seed`; outside, torch's generators stand as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def own_stream(*purpose: str | int) -> AbstractContextManager[None]:
+    """Layers made inside draw their first weights from a stream of their own: the same whatever was made before or after them.
+
+    The stream is a function of the seed that torch's generator was given last, and of `purpose`.
+    """
+    return drawing(derive(torch.initial_seed(), *purpose), torch.device("cpu"))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings, fraction
@@ -136,4 +136,30 @@ class Routed(Protocol):
 
     def expert(self, x: Tensor, number: int) -> Tensor:
         """The logits (B, classes) of one expert, 0 <= number < K, at the cost of that expert alone."""
+        ...
+
+
+@runtime_checkable
+class Switched(Routed, Protocol):
+    """Mixtures that draw at every pass which expert each of the gate's weights goes to, from torch's own generator."""
+
+    @property
+    def permutations(self) -> Sequence[tuple[int, ...]]:
+        """What is drawn from, the trained assignment first; where those are too many to be tried one by one, some of them."""
+        ...
+
+    def fixed(self, permutation: Sequence[int]) -> nn.Module:
+        """The model with one of them at every pass: `Routed` like itself, and deterministic. Shares its weights."""
+        ...
+
+
+@runtime_checkable
+class Certifiable(Protocol):
+    """Models that can prove how far an image may move before their answer changes."""
+
+    def certified(self, x: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
+        """(B,) radii for x (B, C, H, W) in [0, 1] inside which the class provably stays, by upper bounds; 0 proves nothing.
+
+        Raises `Refused` for a model whose bounds are not known.
+        """
         ...

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from dwf.core.settings import Settings
 from dwf.evaluation.autoattack import AutoAttack
+from dwf.evaluation.certified import Certified
 from dwf.evaluation.full import Full
 from dwf.evaluation.masking import Masking
 from dwf.evaluation.moe import Moe
@@ -15,6 +16,7 @@ from dwf.evaluation.transfer import Transfer
 
 PROTOCOLS: dict[str, type[Settings]] = {
     "autoattack": AutoAttack,
+    "certified": Certified,
     "full": Full,
     "masking": Masking,
     "moe": Moe,
@@ -23,7 +25,7 @@ PROTOCOLS: dict[str, type[Settings]] = {
     "transfer": Transfer,
 }
 
-AnyTable = Annotated[AutoAttack | Full | Masking | Moe | Standard | Table3 | Transfer, Field(discriminator="kind")]
+AnyTable = Annotated[AutoAttack | Certified | Full | Masking | Moe | Standard | Table3 | Transfer, Field(discriminator="kind")]
 """One of PROTOCOLS, chosen by its `kind`."""
 
-__all__ = ["PROTOCOLS", "AnyTable", "AutoAttack", "Full", "Masking", "Moe", "Standard", "Table3", "Transfer"]
+__all__ = ["PROTOCOLS", "AnyTable", "AutoAttack", "Certified", "Full", "Masking", "Moe", "Standard", "Table3", "Transfer"]

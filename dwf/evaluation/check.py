@@ -38,6 +38,8 @@ class Outcome:
     """Adversarial images (B, C, H, W) of general interest, by kind: `fgsm`, `pgd`."""
     facts: Mapping[str, Tensor] = field(default_factory=dict)
     """Other findings (B,), 0 or 1 where the sample was asked and NaN where it was not; a fact's value is their mean."""
+    radii: Mapping[str, Tensor] = field(default_factory=dict)
+    """By norm, (B,): how far an image may provably move before its answer changes; 0 where that is wrong or nothing is proven."""
 
 
 class Standing:
@@ -91,6 +93,8 @@ class Scope:
     """C x H x W."""
     experts: int = 0
     """Experts behind its routing; 0 for a model without."""
+    permutations: tuple[tuple[int, ...], ...] = ()
+    """Of a model that switches between them, to be held one by one."""
     surrogates: tuple[str, ...] = ()
     """Names of the other models that attacks may be transferred from."""
     deviations: tuple[float, ...] = ()

@@ -44,7 +44,8 @@ class Rerouting:
         moved = torch.full(batch.y.shape, torch.nan)
         rows = before.nonzero().squeeze(1)
         if len(rows):
-            rest, routed, original = take(batch, rows), victim.routed, cast(Routed, victim.module)
+            settled = victim.settled
+            rest, routed, original = take(batch, rows), settled.routed, cast(Routed, settled.module)
             with torch.no_grad():
                 favourite = original.route(rest.x).weights.argmax(1)
             right, strayed = torch.ones_like(favourite, dtype=torch.bool), torch.zeros_like(favourite, dtype=torch.bool)

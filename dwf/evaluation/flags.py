@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -160,6 +162,20 @@ def softened_transfer(name: str, softened: Bits, restarted: Bits, survivors: Bit
     )
 
 
+def certificate_broken(proven: Fact, attacked: Sequence[Bits], radius: str) -> FlagEntry | None:
+    """An image that was certified at a radius and broken inside it: one counterexample refutes a proof."""
+    broken = (proven == 1) & ~np.logical_and.reduce(attacked)
+    if not broken.any():
+        return None
+    return FlagEntry(
+        code="certificate_broken",
+        class_="trust",
+        value=float(broken.mean()),
+        cause=f"An attack broke {int(broken.sum())} of the images that were certified at {radius}: a bound is not a bound.",
+        remedy="Believe no certified radius of this model; look for a layer whose Lipschitz bound is wrong.",
+    )
+
+
 def randomized(largest: float) -> FlagEntry | None:
     """Two passes over the same images, `largest` logit difference."""
     if largest <= 1e-4:
@@ -169,7 +185,8 @@ def randomized(largest: float) -> FlagEntry | None:
         class_="trust",
         value=largest,
         cause="Two forward passes over the same images differ: the model is random, and a plain attack follows one draw of it.",
-        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack.",
+        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack. Quote "
+        "worst-permutation (moe, full) where it is listed: it owes nothing to chance.",
     )
 
 

@@ -15,6 +15,7 @@ from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
 from dwf.evaluation.flags import Alarms
+from dwf.evaluation.permutations import switching
 from dwf.evaluation.reweighed import Reweighed
 from dwf.evaluation.sweep import Clean, FgsmSweep
 from dwf.evaluation.threats import OneThreat, step_of
@@ -36,6 +37,10 @@ class Moe(OneThreat):
         """The plain attack of this threat."""
         return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat, self.steps))
 
+    @property
+    def _apgd(self) -> ApgdCe:
+        return ApgdCe(threat=self.threat, steps=self.apgd_steps)
+
     def checks(self, scope: Scope) -> Sequence[Check]:
         """Raises `Refused` for a model without experts."""
         if not scope.experts:
@@ -44,7 +49,7 @@ class Moe(OneThreat):
             Clean(),
             FgsmSweep((("fgsm", self.threat),)),
             Attacked("pgd", self.pgd, after=()),
-            Attacked("apgd-ce", ApgdCe(threat=self.threat, steps=self.apgd_steps), after=()),
+            Attacked("apgd-ce", self._apgd, after=()),
             *self.mixture(scope, ()),
             *(Attacked(f"softened-{gate:g}-{experts:g}", self.pgd, Softened(gate, experts), after=()) for gate, experts in
               self.temperatures),
@@ -56,10 +61,11 @@ class Moe(OneThreat):
             Panel(self.pgd),
             Attacked("frozen-routing", self.pgd, FrozenRouting(), after=after),
             Rerouting("routing", self.pgd, after=after),
-            ExpertsAlone(scope.experts, (self.pgd, ApgdCe(threat=self.threat, steps=self.apgd_steps))),
+            ExpertsAlone(scope.experts, (self.pgd, self._apgd)),
             Attacked("weighted-logits", self.pgd, WeightedLogits(), after=after),
             Attacked("surrogate", self.pgd, Surrogate(1.0), after=after),
             Reweighed(self.threat, self.steps, after=after),
+            *switching(scope, self.pgd, self._apgd, after),
         ]
 
     def alarms(self, findings: Findings) -> Alarms:

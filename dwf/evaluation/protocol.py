@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
+from dwf.core.fingerprint import fingerprint
 from dwf.core.result import Environment, Result, from_json, to_json
-from dwf.core.types import Batch, Routed
+from dwf.core.seeds import derive, drawing
+from dwf.core.types import Batch, Routed, Switched
 from dwf.evaluation.check import Check, Outcome, Scope, Standing
 from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
 from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, shelf, tabulate
@@ -37,12 +39,15 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told after each check of each batch: checks done, checks in all, accuracy so far by row, the latest row last."""
 
 
-def file_name(protocol: AnyProtocol) -> str:
-    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings."""
+def file_name(protocol: AnyProtocol, overridden: Mapping[str, Any] | None = None) -> str:
+    """`table3`, or `table3-eps0.02`: the tag names what differs from the protocol's own settings.
+
+    `table3@alpha0.9`: settings of the method that were changed after training (`overridden`) follow.
+    """
     tag = "".join(f"-{key}{_short(value)}" for key, value in protocol.deviations().items())
     if len(tag) > 100:  # file systems have limits, and so have readers
         tag = "-" + hashlib.sha256(tag.encode()).hexdigest()[:12]
-    return protocol.kind + tag
+    return protocol.kind + tag + "".join(f"@{key}{_short(value)}" for key, value in sorted((overridden or {}).items()))
 
 
 def evaluate(
@@ -63,10 +68,11 @@ def evaluate(
     `surrogates`: other models by name, for attacks that are transferred from them. Raises `Refused` for a model that the protocol
     cannot attack, and if that file is there already (with `resume`, a finished one with the same settings is read back instead).
     """
-    final = folder / f"{file_name(protocol)}.json"
+    name = file_name(protocol, subject.model.overridden)
+    final = folder / f"{name}.json"
     identity = {
         "protocol": protocol.model_dump(mode="json"),
-        "model": subject.model.model_dump(mode="json"),
+        "model": subject.model.model_dump(mode="json", exclude={"overridden"}),  # its settings hold the new values
         "dataset": subject.dataset.model_dump(mode="json"),
         "weights": fingerprint(model),
         "surrogates": {name: fingerprint(other) for name, other in (surrogates or {}).items()},
@@ -81,7 +87,7 @@ def evaluate(
     if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
         raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
     began, started = time.monotonic(), datetime.now(UTC)
-    hidden = folder / f".{file_name(protocol)}.parts"
+    hidden = folder / f".{name}.parts"
     if ranks.rank() == 0:
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
@@ -107,7 +113,8 @@ def evaluate(
     )
     result = tabulate(protocol, rows, merged, subject, environment)
     if ranks.rank() == 0:
-        kept = {**shelf(merged, "bits"), "index": merged["index"], "identity": np.array(json.dumps(identity))}
+        radii = {name: array for name, array in merged.items() if name.startswith("radius/")}
+        kept = {**shelf(merged, "bits"), **radii, "index": merged["index"], "identity": np.array(json.dumps(identity))}
         write_arrays(final.with_suffix(".npz"), kept)
         write_arrays(final.with_suffix(".images.npz"), examples(merged, protocol.threat.eps))
         write_json(final, to_json(result))
@@ -116,33 +123,27 @@ def evaluate(
     return result
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A checksum of the weights, so that an evaluation never goes on with another model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):  # strangers may keep other things there
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())  # bf16 too
-    return digest.hexdigest()
-
-
 def _scope(model: nn.Module, batch: Batch, subject: Subject, surrogates: Mapping[str, nn.Module] | None) -> Scope:
     """What there is to attack, by asking the model about one image."""
     experts = 0
     if isinstance(model, Routed):
-        with torch.no_grad():
+        with torch.no_grad(), drawing(0, batch.x.device):  # what a random model draws here is not the caller's
             experts = model.route(batch.x[:1]).weights.shape[1]
     return Scope(
         classes=len(subject.classes),
         pixels=batch.x[0].numel(),
         experts=experts,
+        permutations=tuple(model.permutations) if isinstance(model, Switched) else (),
         surrogates=tuple(surrogates or ()),
         deviations=subject.deviations,
     )
 
 
 def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, *, parts: Parts, tally: _Tally) -> None:
-    """Every check of one batch, each kept in a file of its own as soon as it is done."""
+    """Every check of one batch, each kept in a file of its own as soon as it is done.
+
+    A random model's draws begin anew at each: they depend on neither resuming, nor sharding, nor on the caller's random numbers.
+    """
     standing = Standing(batch)
     victim.bill("")
     for turn, check in enumerate(checks):
@@ -150,10 +151,11 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
             found = parts.read(number, turn)
         else:
             victim.bills.clear()
-            outcome = check(victim, batch, standing)
-            images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
-            found = _arrays(victim, outcome) | _pictures(victim.module, images, keep=number == 0)
-            found |= _labels(victim.module, batch) if turn == 0 else {}
+            with drawing(derive(victim.seed, "draws", number, turn), batch.x.device):
+                outcome = check(victim, batch, standing)
+                images = {**({"clean": batch.x} if turn == 0 else {}), **outcome.images}
+                found = _arrays(victim, outcome) | _pictures(victim, images, keep=number == 0)
+                found |= _labels(victim.module, batch) if turn == 0 else {}
             parts.write(number, turn, found)
             victim.bill("")
         standing.add(check.rows(), {name: torch.from_numpy(bits).to(batch.y.device) for name, bits in shelf(found, "bits").items()})
@@ -163,8 +165,9 @@ def _attack(victim: Victim, checks: Sequence[Check], batch: Batch, number: int, 
 def _arrays(victim: Victim, outcome: Outcome) -> Arrays:
     bits: Arrays = {f"bits/{name}": value.cpu().numpy() for name, value in outcome.bits.items()}
     facts: Arrays = {f"facts/{name}": value.cpu().double().numpy() for name, value in outcome.facts.items()}
+    radii: Arrays = {f"radius/{norm}": value.cpu().double().numpy() for norm, value in outcome.radii.items()}
     bills: Arrays = {f"bill/{name}": np.array([bill]) for name, bill in victim.bills.items()}
-    return bits | facts | bills
+    return bits | facts | radii | bills
 
 
 @torch.no_grad()
@@ -175,12 +178,13 @@ def _labels(model: nn.Module, batch: Batch) -> Arrays:
 
 
 @torch.no_grad()
-def _pictures(model: nn.Module, images: Mapping[str, Tensor], *, keep: bool) -> Arrays:
+def _pictures(victim: Victim, images: Mapping[str, Tensor], *, keep: bool) -> Arrays:
     """The gate's weights on each kind of images, and the first images themselves with their predictions."""
     arrays: Arrays = {}
+    model, settled = victim.module, victim.settled.module
     for kind, x in images.items():
-        if isinstance(model, Routed):
-            arrays[f"weights/{kind}"] = model.route(x).weights.float().cpu().numpy()
+        if isinstance(settled, Routed):
+            arrays[f"weights/{kind}"] = settled.route(x).weights.float().cpu().numpy()
         if keep:
             arrays[f"image/{kind}"] = x[:EXAMPLES].contiguous().cpu().numpy()
             arrays[f"prediction/{kind}"] = model(x[:EXAMPLES]).argmax(1).cpu().numpy()

@@ -35,7 +35,7 @@ class Standard(Settings):
     def _some_threat(self) -> Standard:
         if not self.linf and not self.l2:
             raise ValueError("'linf' and 'l2' are both empty; give at least one radius")
-        labels = [label(threat) for threat in self._threats()]
+        labels = [label(threat) for threat in self.threats()]
         if twins := [name for name in labels if labels.count(name) > 1]:
             raise ValueError(f"two radii would share the rows '{twins[0]}'; give radii that differ in their first four digits")
         return self
@@ -47,9 +47,10 @@ class Standard(Settings):
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """Radii in ascending order: what falls to a small one need not be attacked at a large one."""
-        return [Clean(), *(check for threat in self._threats() for check in self._attacks(threat, scope))]
+        return [Clean(), *(check for threat in self.threats() for check in self._attacks(threat, scope))]
 
-    def _threats(self) -> list[Threat]:
+    def threats(self) -> list[Threat]:
+        """Every norm and radius, Linf first, in ascending order."""
         radii: dict[Literal["linf", "l2"], tuple[float, ...]] = {"linf": self.linf, "l2": self.l2}
         return [Threat(norm=norm, eps=eps) for norm, values in radii.items() for eps in sorted(set(values))]
 

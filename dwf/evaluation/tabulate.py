@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dwf.core.result import AttackEntry, ClassEntry, DatasetEntry, Environment, ModelEntry, ProtocolEntry, Result
+from dwf.core.result import AttackEntry, CertifiedEntry, ClassEntry, DatasetEntry, Environment, ModelEntry, ProtocolEntry, Result
 from dwf.core.types import Threat
 from dwf.evaluation import flags
 from dwf.evaluation.check import Check, Findings, Row, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.parts import Arrays
 from dwf.evaluation.statistics import Bits, score, share, worst_cases
+
+POINTS = 40
+"""Radii at which the result file states the share of certified images."""
 
 
 class AnyProtocol(Protocol):
@@ -92,6 +96,7 @@ def tabulate(
         flag_tests=alarms.tests,
         facts={name: value for name, value in shares.items() if value is not None},
         routing={kind: flags.routing_entry(w) for kind, w in weights.items()} or None,
+        certified={norm: certificate(radii) for norm, radii in shelf(merged, "radius").items()},
         per_class=tuple(
             ClassEntry(class_=name, clean=float(clean[labels == c].mean()), worst_case=float(headline[labels == c].mean()))
             for c, name in enumerate(subject.classes)
@@ -104,6 +109,19 @@ def tabulate(
 def shelf(merged: Arrays, kind: str) -> Arrays:
     """The arrays of one kind, by their own names."""
     return {name.removeprefix(f"{kind}/"): array for name, array in merged.items() if name.startswith(f"{kind}/")}
+
+
+def certificate(radii: NDArray[np.float64]) -> CertifiedEntry:
+    """One norm's certified radii (N,), 0 where an image is wrong or nothing is proven."""
+    largest = float(radii.max())
+    places = np.linspace(0, largest, POINTS + 1)[1:] if largest > 0 else np.zeros(0)
+    shares = [share((radii >= place).astype(np.float64)) for place in places]
+    return CertifiedEntry(
+        median=float(np.median(radii)),
+        largest=largest,
+        radii=tuple(map(float, places)),
+        shares=tuple(one for one in shares if one is not None),
+    )
 
 
 def _entry(row: Row, bits: Bits, merged: Arrays, precision: str) -> AttackEntry:

@@ -6,8 +6,10 @@ mode and fp32, in a fresh forward pass.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from dwf.attacks.engine import project
 from dwf.core.errors import Refused
 from dwf.core.seeds import Noise, derive
-from dwf.core.types import Batch, Classifier, Routed, Threat
+from dwf.core.types import Batch, Classifier, Routed, Switched, Threat
 from dwf.models import AttackCopy
 
 
@@ -50,8 +52,9 @@ class Victim:
         self.meter = Meter()
         self.module = model.eval()
         self.original = Metered(model, self.meter)
-        self._fast = AttackCopy(model, precision)
-        self.copy = Metered(self._fast, self.meter)
+        fast = AttackCopy(model, precision)
+        self._inner = fast.inner
+        self.copy = Metered(fast, self.meter)
         self.surrogates = {name: self.through(AttackCopy(other.eval(), precision)) for name, other in (surrogates or {}).items()}
         self.seed = seed
         self.bills: dict[str, tuple[float, float, float]] = {}
@@ -60,10 +63,21 @@ class Victim:
     @property
     def routed(self) -> Routed:
         """The copy's experts and routing. Raises `Refused` for a model without."""
-        inner = self._fast.inner
-        if not isinstance(inner, Routed):
-            raise Refused(f"{type(inner).__name__} has no experts to attack one by one; use a protocol that asks for none")
-        return inner
+        if not isinstance(self._inner, Routed):
+            raise Refused(f"{type(self._inner).__name__} has no experts to attack one by one; use a protocol that asks for none")
+        return self._inner
+
+    def fixed(self, permutation: Sequence[int]) -> Victim:
+        """A `Switched` model with its switch held, on the same bill: a deterministic victim that judges for itself."""
+        held = copy.copy(self)
+        held.module, held._inner = (cast(Switched, one).fixed(permutation) for one in (self.module, self._inner))
+        held.original, held.copy = Metered(held.module, self.meter), Metered(held._inner, self.meter)
+        return held
+
+    @property
+    def settled(self) -> Victim:
+        """The model whose gate can be asked for its own choice: with a switch, that is the model as trained."""
+        return self.fixed(self.module.permutations[0]) if isinstance(self.module, Switched) else self
 
     def through(self, classifier: Classifier, share: float = 1.0) -> Classifier:
         """Another way into the model, or another model, on the same bill."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dwf.attacks import Fgsm, Pgd
 from dwf.core.errors import Refused
-from dwf.core.seeds import Noise
+from dwf.core.seeds import Noise, own_stream
 from dwf.core.settings import Length, PixelFraction, Settings
 from dwf.core.types import Spec, Threat
 from dwf.methods.plain import clean_round, single_phase
@@ -36,6 +36,14 @@ NonEmpty = Annotated[tuple[PixelFraction, ...], Field(min_length=1)]
 """Radii to draw from."""
 Regime = Literal["clean", "fgsm", "pgd"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
+USES = {
+    "benign": (),
+    "fgsm": ("fgsm_eps", "fgsm_start", "batch_norm"),
+    "pgd": ("pgd_threat", "pgd_step", "pgd_steps", "batch_norm"),
+    "trades": ("pgd_threat", "pgd_step", "pgd_steps", "batch_norm", "trades_beta"),
+}
+"""Kinds of experts, in their order, and the settings that decide what each learns, besides those of all."""
+_ALWAYS = ("kind", "backbone", "experts", "pretrain")
 
 
 class Dwf(Settings):
@@ -106,16 +114,23 @@ class Dwf(Settings):
         return self
 
     @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(f"{kind}-{number + 1}" for kind in USES for number in range(getattr(self, kind)))
+
+    @property
     def _experts(self) -> int:
-        return self.benign + self.fgsm + self.pgd + self.trades
+        return len(self._names)
 
     @property
     def _gate_learns(self) -> bool:
         return self.gate.reads != "nothing"
 
     def model(self, spec: Spec) -> nn.Module:
-        """The mixture; experts stand in the order benign, FGSM, PGD, TRADES."""
-        experts = [backbone(spec) for backbone in self.backbones or (self.backbone,) * self._experts]
+        """The mixture; experts stand in the order benign, FGSM, PGD, TRADES. `pgd-1` starts from the same weights beside any."""
+        experts = []
+        for name, backbone in zip(self._names, self.backbones or (self.backbone,) * self._experts, strict=True):
+            with own_stream(name):
+                experts.append(backbone(spec))
         return Mixture(ExpertBank(experts), self.gate(spec, len(experts), self._features(experts)), self.mixing)
 
     def _features(self, experts: Sequence[nn.Module]) -> int:
@@ -133,9 +148,9 @@ class Dwf(Settings):
         phases = []
         if self.pretrain:
             rounds = {"benign": clean_round, "fgsm": self._fgsm_round, "pgd": self._pgd_round, "trades": self._trades_round}
-            named = [(f"{kind}-{number + 1}", learn) for kind, learn in rounds.items() for number in range(getattr(self, kind))]
-            experts = zip(named, model.bank, strict=True)
-            phases = [single_phase(name, expert, self.experts, learn) for (name, learn), expert in experts]
+            for name, expert in zip(self._names, model.bank, strict=True):
+                kind = name.partition("-")[0]
+                phases.append(single_phase(name, expert, self.experts, rounds[kind], ignores=_ignored(kind)))
         before = tuple(phase.name for phase in phases)
         if self.gate_warmup:
             phases.append(self._together("gate", model, self.gate_warmup, before, frozen=True))
@@ -220,3 +235,8 @@ def _health(weights: Tensor) -> dict[str, Tensor]:
     """What the journal keeps of the weights (B, K) of a joint step: whether the gate is collapsing."""
     entropy = -(weights * weights.clamp(min=1e-12).log()).sum(1).mean()
     return {"gate_entropy": entropy, "gate_largest_weight": weights.mean(0).amax()}
+
+
+def _ignored(kind: str) -> tuple[str, ...]:
+    """Settings that an expert of this kind, trained by itself, does not depend on."""
+    return tuple(name for name in Dwf.model_fields if name not in {*_ALWAYS, *USES[kind]})

@@ -41,7 +41,13 @@ def clean_round(model: nn.Module, batches: Batches) -> Iterator[Update]:
         yield Update(F.cross_entropy(model(batch.x), batch.y))
 
 
-def single_phase(name: str, model: nn.Module, recipe: Recipe, round: Callable[[nn.Module, Batches], Iterator[Update]]) -> Phase:
+def single_phase(
+    name: str,
+    model: nn.Module,
+    recipe: Recipe,
+    round: Callable[[nn.Module, Batches], Iterator[Update]],
+    ignores: tuple[str, ...] = (),
+) -> Phase:
     """A phase in which one learner moves all of one net."""
-    learner = Learner([Group(list(model.parameters()))], recipe.optimizer, recipe.schedule)
-    return Phase(name, model, recipe.epochs * recipe.parts, recipe.batch, {"all": learner}, round, parts=recipe.parts)
+    learner, rounds = Learner([Group(list(model.parameters()))], recipe.optimizer, recipe.schedule), recipe.epochs * recipe.parts
+    return Phase(name, model, rounds, recipe.batch, {"all": learner}, round, parts=recipe.parts, ignores=ignores)

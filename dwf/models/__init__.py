@@ -9,6 +9,8 @@ from dwf.models.bank import ExpertBank
 from dwf.models.gate import Gate, GateNet
 from dwf.models.googlenet import GoogLeNet
 from dwf.models.inference import AttackCopy
+from dwf.models.linear import Linear
+from dwf.models.lipschitz import Lipschitz
 from dwf.models.mixture import Mixture
 from dwf.models.normalize import Normalize
 from dwf.models.resnet import ResNet, WideResNet
@@ -16,12 +18,14 @@ from dwf.models.timm import Timm
 
 BACKBONES: dict[str, type[Settings]] = {
     "googlenet": GoogLeNet,
+    "linear": Linear,
+    "lipschitz": Lipschitz,
     "resnet": ResNet,
     "timm": Timm,
     "wide-resnet": WideResNet,
 }
 
-Backbone = Annotated[GoogLeNet | ResNet | Timm | WideResNet, Field(discriminator="kind")]
+Backbone = Annotated[GoogLeNet | Linear | Lipschitz | ResNet | Timm | WideResNet, Field(discriminator="kind")]
 """Settings that build a net: `ResNet(depth=18)(spec)`. One of BACKBONES, chosen by its `kind`."""
 
 __all__ = [
@@ -32,6 +36,8 @@ __all__ = [
     "Gate",
     "GateNet",
     "GoogLeNet",
+    "Linear",
+    "Lipschitz",
     "Mixture",
     "Normalize",
     "ResNet",

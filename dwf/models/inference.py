@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from dwf.core.types import Routed
 from dwf.models.folding import after, fold_batch_norms, folded, traced_pairs, with_bias
 from dwf.models.foreign import Foreign
 from dwf.models.layers import ConvNorm
+from dwf.models.lipschitz import BoundedConv
 from dwf.models.timm import TimmNet
 
 AGREEMENT = 0.95
@@ -34,7 +36,7 @@ class AttackCopy(nn.Module):
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
         """`batch_statistics`: normalise by the attacked batch, as in training mode, instead of the running statistics."""
         super().__init__()
-        self._folds: list[tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d]] = []
+        self._folds: list[tuple[Callable[[], tuple[Tensor, Tensor]], nn.Conv2d]] = []
         self._plain: list[tuple[Tensor, Tensor]] = []
         self.inner: nn.Module
         if isinstance(model, Foreign):
@@ -68,17 +70,21 @@ class AttackCopy(nn.Module):
         """Take over the original's present weights and statistics; cheap beside one attack step."""
         for source, target in self._plain:
             target.copy_(source)
-        for conv, norm, single in self._folds:
-            weight, bias = folded(conv, norm)
+        for folding, single in self._folds:
+            weight, bias = folding()
             single.weight.copy_(weight)
             assert single.bias is not None
             single.bias.copy_(bias)
         return self
 
     def _fold(self, source: nn.Module, target: nn.Module) -> nn.Module:
-        """Make one convolution of each with its batch-norm below `target`, remembering whose weights it folds."""
+        """Make one convolution of each bounded one, and of each with its batch-norm; remember whose weights it has."""
         if isinstance(source, ConvNorm):
             return self._one(source.conv, source.norm, copy.deepcopy(source.conv))
+        if isinstance(source, BoundedConv):
+            single = copy.deepcopy(source.conv)
+            self._folds.append((source.folded, with_bias(single)))
+            return single
         if isinstance(source, TimmNet):
             return self._fold_traced(source, target)
         for name, child in source.named_children():
@@ -101,12 +107,12 @@ class AttackCopy(nn.Module):
         return target
 
     def _one(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, target: nn.Conv2d) -> nn.Conv2d:
-        self._folds.append((conv, norm, with_bias(target)))
+        self._folds.append((partial(folded, conv, norm), with_bias(target)))
         return target
 
     def _unfolded(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Pairs (original, copy) of every tensor that is not inside a folded pair."""
-        joined = {id(tensor) for *_, conv in self._folds for tensor in conv.parameters()}
+        joined = {id(tensor) for _, single in self._folds for tensor in single.parameters()}
         ours = dict(self.inner.named_parameters()) | dict(self.inner.named_buffers())
         theirs = dict(model.named_parameters()) | dict(model.named_buffers())
         return [(theirs[name], tensor) for name, tensor in ours.items() if name in theirs and id(tensor) not in joined]

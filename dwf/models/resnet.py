@@ -73,14 +73,27 @@ class ConvNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Pooled features (B, features) of images (B, C, H, W) in [0, 1]."""
-        x = self.stem(self.normalize(x).to(self.head.weight.dtype))
-        x = self.blocks(F.relu_(x) if self.activate_stem else x)
-        return x.mean((2, 3))
+        out: Tensor = self.blocks(self._stemmed(x)).mean((2, 3))
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
         out: Tensor = self.head(self.features(x))
         return out
+
+    def maps(self, x: Tensor, blocks: int) -> Tensor:
+        """Feature maps (B, channels, h, w) of images (B, C, H, W) in [0, 1] after the stem and so many blocks."""
+        out: Tensor = self.blocks[:blocks](self._stemmed(x))
+        return out
+
+    def answer(self, maps: Tensor, blocks: int) -> Tensor:
+        """Logits (B, classes) of such maps: the rest of the way, so that `answer(maps(x, n), n)` is `forward(x)`."""
+        out: Tensor = self.head(self.blocks[blocks:](maps).mean((2, 3)))
+        return out
+
+    def _stemmed(self, x: Tensor) -> Tensor:
+        x = self.stem(self.normalize(x).to(self.head.weight.dtype))
+        return F.relu_(x) if self.activate_stem else x
 
 
 class BasicBlock(nn.Module):

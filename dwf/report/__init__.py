@@ -8,6 +8,7 @@ from pathlib import Path
 from dwf.core.errors import Refused
 from dwf.core.files import written
 from dwf.report.attacks import attacks
+from dwf.report.certified import certified
 from dwf.report.classes import classes
 from dwf.report.comparison import comparison
 from dwf.report.cost import cost
@@ -49,6 +50,7 @@ FIGURES: dict[str, Figure] = {
     "Results": table,
     "Comparison": comparison,
     "Accuracy against the attack's strength": curves,
+    "Certified radii": certified,
     "Classes": classes,
     "Experts": experts,
     "Routing": routing,

@@ -19,10 +19,11 @@ def command(one: Evaluated) -> str:
     protocol = one.result.protocol
     data, where = one.result.dataset, one.result.environment
     named = protocol.settings
-    if not _HASHED.fullmatch(tag := one.name.removeprefix(protocol.name)):
+    if not _HASHED.fullmatch(tag := one.name.partition("@")[0].removeprefix(protocol.name)):
         named = {key: value for key, value in named.items() if re.search(rf"-{re.escape(key)}(?![a-z_])", tag)}
     parts = [*_subject(one), "--protocol", protocol.name]
     parts += [part for key, value in named.items() if key != "kind" for part in ("--set", f"protocol.{key}={json.dumps(value)}")]
+    parts += [f"--set=method.{key}={json.dumps(value)}" for key, value in one.result.model.overridden.items()]
     parts += ["--samples", str(data.n)] if data.indices != "all" else []
     parts += ["--split", data.split] if data.split != "test" else []
     parts += [part for name in _surrogates(one) for part in ("--surrogate", name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dwf.core.journal import Record
 from dwf.report.markup import joined, table
 from dwf.report.reading import Evaluated, by_run
 from dwf.report.training import rounds
@@ -28,10 +29,11 @@ def cost(evaluated: Sequence[Evaluated]) -> str | None:
 def _run(one: Evaluated) -> list[str]:
     model, environment = one.result.model, one.record["environment"]
     records = [record for phase in rounds(one).values() for record in phase]
+    elsewhere = sum(_seconds(record) for record in records if "reused_from" in record)
     trained = [
         count(len(records)),
         count(sum(int(record.get("images", 0)) for record in records)),
-        duration(sum(float(record.get("seconds", 0.0)) for record in records)),
+        duration(sum(map(_seconds, records))) + (f", {duration(elsewhere)} of it in another run" if elsewhere else ""),
     ]
     place = "not here" if one.foreign else _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
     return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
@@ -41,12 +43,16 @@ def _planned(one: Evaluated) -> list[list[str]]:
     """Each phase of a plan beside what its rounds took; a plan for other settings than the run's is left out."""
     if one.plan is None or one.plan.get("settings") != one.record["settings"]:
         return []
-    spent = {name: sum(float(r.get("seconds", 0.0)) for r in records) for name, records in rounds(one).items()}
+    spent = {name: sum(map(_seconds, records)) for name, records in rounds(one).items()}
     places = [_place(*(where.get(key, "?") for key in ("device", "threads", "precision")))
               for where in (one.plan["environment"], one.record["environment"])]  # fmt: skip
     pairs = [(phase["name"], phase["seconds"], spent[phase["name"]]) for phase in one.plan["phases"] if phase["name"] in spent]
     pairs.append(("all", sum(p for _, p, _ in pairs), sum(s for _, _, s in pairs)))
     return [[one.run, name, duration(plan), duration(took), f"{took / plan:.2f}", *places] for name, plan, took in pairs]
+
+
+def _seconds(record: Record) -> float:
+    return float(record.get("seconds", 0.0))
 
 
 def _evaluation(one: Evaluated) -> list[str]:

@@ -58,6 +58,8 @@ def asked(one: Evaluated) -> tuple[str, ...]:
         codes.append("zero_gradient")
     if one.protocol in ("masking", "full") and any(entry.name.startswith("softened-") for entry in result.attacks):
         codes.append("softened_transfer")
+    if one.protocol == "certified":
+        codes.append("certificate_broken")
     if sum(name.endswith("/robust") for name in result.facts) > 1:
         codes.append("dead_weight")
     return tuple(codes)

@@ -14,7 +14,7 @@ from dwf.report.routing import names
 from dwf.report.rows import cumulative, effort, sees, targets
 from dwf.report.wording import ABSENT, count, interval, percent, short_threat
 
-_OWN = ("frozen-routing", "routing", "weighted-logits", "surrogate", "reweighed")
+_OWN = ("frozen-routing", "routing", "weighted-logits", "surrogate", "reweighed", "pgd-eot20", "worst-permutation")
 _HEADER = ("Attack", "Sees", "Accuracy, %", "95 % interval", "n", "On")
 _CUMULATIVE = Markup("&nbsp;†")
 _DAGGER = "† attacks only the survivors of earlier rows, and is the accuracy after all of those and itself: no number of its own."

@@ -165,13 +165,17 @@ def is_best(group: Group, column: Column, found: Cell | None) -> bool:
 
 
 def repeated(group: Group) -> list[tuple[str, Sequence[Evaluated]]]:
-    """Runs that differ in nothing but the seed, with a name for their mean: `dwf, 5 seeds`."""
+    """Runs that differ in nothing but the seed, with a name for their mean: `dwf, 5 seeds`; several of a method have their own."""
     found: dict[str, list[Evaluated]] = {}
     for member in group.members if group.name else ():
         settings = {k: v for k, v in member.record["settings"].items() if k not in ("seed", "name", "out")}
         found.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(member)
     families = [members for members in found.values() if len({m.record["seed"] for m in members}) > 1]
-    return [(f"{members[0].method}, {len(members)} seeds", members) for members in families]
+    methods = [members[0].method for members in families]
+    return [
+        (f"{method if methods.count(method) == 1 else members[0].base}, {len(members)} seeds", members)
+        for method, members in zip(methods, families, strict=True)
+    ]
 
 
 def worst_cases(one: Evaluated) -> Sequence[WorstCase]:

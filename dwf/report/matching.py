@@ -6,7 +6,6 @@ The bits of each row lie in `eval/<name>.npz`. Runs that differ in nothing but t
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,7 +114,7 @@ def contestants(judged: Sequence[Judged]) -> list[Contestant]:
     for members in found.values():
         distinct = len({member.one.record["seed"] for member in members}) == len(members)
         groups += [tuple(members)] if distinct else [(member,) for member in members]
-    names = [m[0].one.run if len(m) == 1 else f"{_base(m[0].one)}, {len(m)} seeds" for m in groups]
+    names = [m[0].one.run if len(m) == 1 else f"{m[0].one.base}, {len(m)} seeds" for m in groups]
     return [
         Contestant(f"{name} ({listed([str(m.one.folder) for m in members])})" if names.count(name) > 1 else name, members)
         for name, members in zip(names, groups, strict=True)
@@ -153,12 +152,7 @@ def _images(one: Evaluated) -> str:
     return f"{data.name}, {data.split} split, sha256 {data.sha256[:8]}"
 
 
-def _base(one: Evaluated) -> str:
-    """The run's name without the mark of a seed."""
-    return re.sub(r"[-_ ]*seed[-_ ]*\d+$", "", str(one.record["name"]))
-
-
 def _preset(one: Evaluated) -> str:
     """What the seeds of one preset have in common."""
     settings = {key: value for key, value in one.record["settings"].items() if key not in ("seed", "name", "out")}
-    return json.dumps([_base(one), settings], sort_keys=True, default=str)
+    return json.dumps([one.base, settings], sort_keys=True, default=str)

@@ -26,6 +26,7 @@ def _block(one: Evaluated) -> Markup:
         ("Images", f"{data.name}, {data.split} split, n = {count(data.n)} ({data.indices})"),
         ("Checksum of the data", tag("code", f"sha256 {data.sha256}")),
         *(_trained(one) if about is None else _foreign(about)),
+        *_overridden(one),
         ("Evaluated", f"{where.started}, seed {where.seed}, {_versions(where.model_dump())}, {duration(where.seconds)}"),
         ("Evaluate again", tag("code", command(one))),
     ]
@@ -44,6 +45,12 @@ def _owner(about: Mapping[str, Any] | None) -> str:
 def _trained(one: Evaluated) -> list[tuple[object, object]]:
     run = one.record["environment"]
     return [("Trained", f"{one.record.get('started', '?')}, seed {one.record['seed']}, {_versions(run)}")]
+
+
+def _overridden(one: Evaluated) -> list[tuple[object, object]]:
+    """What the evaluation changed after training; the settings of the run below are those of its training."""
+    changed = [f"method.{key} = {value}" for key, value in one.result.model.overridden.items()]
+    return [("Changed after training", ", ".join(changed))] if changed else []
 
 
 def _foreign(about: Mapping[str, Any]) -> list[tuple[object, object]]:

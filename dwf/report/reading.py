@@ -14,7 +14,7 @@ from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.journal import Record
 from dwf.core.record import FOREIGN, read_record
-from dwf.core.result import Result, WorstCase, from_json
+from dwf.core.result import Result, WorstCase, called, from_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Evaluated:
     """One evaluation of one run, with everything that lies beside it."""
 
     run: str
-    """The run's name, made distinct from the other runs of the same report."""
+    """The run's name, made distinct from the other runs of the same report and from itself under other settings."""
     name: str
     """The evaluation's name: `table3`, `table3-eps0.02`."""
     folder: Path
@@ -46,6 +46,11 @@ class Evaluated:
     def protocol(self) -> str:
         """The protocol without its settings: `table3`, `full`."""
         return self.result.protocol.name
+
+    @property
+    def base(self) -> str:
+        """The run's name without the mark of a seed: `dwf` of `dwf-seed3`."""
+        return re.sub(r"[-_ ]*seed[-_ ]*\d+$", "", str(self.record["name"]))
 
     @property
     def tag(self) -> str:
@@ -84,16 +89,17 @@ def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
     plan = _json(expected, "make it again with dwf plan, or remove it") if expected.is_file() else None
     return [
         Evaluated(
-            run=f"{record['name']} {phase or ''}".strip(),
+            run=called(f"{record['name']} {phase or ''}".strip(), result.model.overridden),
             name=file.stem,
             folder=folder,
             record=record,
             journal=history,
-            result=from_json(_json(file, "evaluate the run again"), where=file),
+            result=result,
             images=_existing(file.with_suffix(".images.npz")),
             plan=plan,
         )
         for file in files
+        for result in [from_json(_json(file, "evaluate the run again"), where=file)]
     ]
 
 
@@ -103,7 +109,7 @@ def read_all(folders: Sequence[Path]) -> list[Evaluated]:
     if not unique:
         raise Refused("there is no run to report; name at least one run folder")
     runs = [read(folder) for folder in unique]
-    names = Counter(run[0].run for run in runs)
+    names = Counter(name for run in runs for name in {one.run for one in run})
     return [
         replace(evaluated, run=f"{evaluated.run} ({folder})") if names[evaluated.run] > 1 else evaluated
         for folder, run in zip(unique, runs, strict=True)

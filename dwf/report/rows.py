@@ -38,6 +38,10 @@ def sees(entry: AttackEntry) -> str:
             return f"a softened copy (temperatures: gate {view.get('gate'):g}, experts {view.get('experts'):g})"
         case "Surrogate":
             return "a copy with soft routing"
+        case "Permutation":
+            return f"the whole model, its gate's rows held at {' '.join(map(str, view.get('permutation', ())))}"
+        case "EveryPermutation":
+            return f"the whole model, its gate's rows held: {view.get('held')} of {view.get('of')} permutations, one by one"
         case "Another":
             return f"another model, {view.get('name')}"
         case kind:

@@ -1,16 +1,19 @@
 """Nothing is lost: a checkpoint is one folder, synced, made current by a single rename.
 
 `state/<number>/` holds what is needed to resume the phase in progress; the highest number is current. `phases/<name>/` holds what
-a finished phase made. Weights and optimizer memory are safetensors, counters are JSON; nothing is ever unpickled.
+a finished phase made, what decided it, and what the journal says of it, so that it can be learnt in a process of its own, or taken
+over by another run. Weights and optimizer memory are safetensors, counters are JSON; nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,7 +21,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dwf.core.errors import Refused
-from dwf.core.files import written, written_folder
+from dwf.core.files import write_json, written, written_folder
+from dwf.core.journal import Record, read
+from dwf.training.reuse import DECIDED, Twin
+
+_RECORD, _JOURNAL = "phase.json", "train.jsonl"
+"""Of a finished phase: how it ended, and what the journal says of it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Counters:
     rounds: int
     """Finished rounds of that phase."""
     journal_bytes: int
+    """Length of the run's journal by then; 0 for a phase that was learnt elsewhere and is not written there yet."""
     best: float | None = None
     """Highest validation score so far; its weights lie beside."""
     best_round: int | None = None
@@ -48,8 +57,9 @@ class Checkpoint:
 class Store:
     """The checkpoints of one run folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._state, self._phases = folder / "state", folder / "phases"
+    def __init__(self, folder: Path, aside: Path | None = None) -> None:
+        """`aside`: where one of several processes keeps its state, while all of them leave finished phases in `folder`."""
+        self._state, self._phases, self._aside = (aside or folder) / "state", folder / "phases", aside is not None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` the current one and drop the older."""
@@ -81,16 +91,46 @@ class Store:
             optimizers,
         )
 
-    def finish(self, counters: Counters, weights: dict[str, Tensor]) -> None:
-        """Store what a phase made, for good."""
+    def finish(
+        self,
+        counters: Counters,
+        weights: dict[str, Tensor],
+        records: Sequence[Record] = (),
+        decided: str = "{}",
+    ) -> None:
+        """Store what a phase made, for good, with its journal and what decided it."""
         with written_folder(self._phases / counters.phase) as beside:
             save_weights(beside / "model.safetensors", weights)
-            (beside / "phase.json").write_text(json.dumps(asdict(counters)))
+            self._describe(beside, replace(counters, journal_bytes=0) if self._aside else counters, records)
+            (beside / DECIDED).write_text(decided)
+
+    def take_over(self, phase: str, twin: Twin) -> None:
+        """Make what a finished phase of another run made this run's own; its records say whose they were first."""
+        source = twin.folder
+        records = [{**record, "reused_from": record.get("reused_from", twin.name)} for record in read(source / _JOURNAL)]
+        with written_folder(self._phases / phase) as beside:
+            _link(source / "model.safetensors", beside / "model.safetensors")
+            _link(source / DECIDED, beside / DECIDED)
+            self._describe(beside, replace(_counters(source), journal_bytes=0), records)
+
+    def unwritten(self, phase: str) -> list[dict[str, Any]]:
+        """The records of a phase that was learnt elsewhere, which the run's journal does not have yet."""
+        finished = self.finished(phase)
+        return list(read(self._phases / phase / _JOURNAL)) if finished and finished.journal_bytes == 0 else []
+
+    def journaled(self, phase: str, journal_bytes: int) -> None:
+        """They are in the run's journal now, which has this length."""
+        folder = self._phases / phase
+        write_json(folder / _RECORD, asdict(replace(_counters(folder), journal_bytes=journal_bytes)))
+
+    def _describe(self, folder: Path, counters: Counters, records: Sequence[Record]) -> None:
+        (folder / _RECORD).write_text(json.dumps(asdict(counters)))
+        (folder / _JOURNAL).write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def finished(self, phase: str) -> Counters | None:
         """How a finished phase ended; None while it has not."""
-        record = self._phases / phase / "phase.json"
-        return Counters(**json.loads(record.read_text())) if record.exists() else None
+        folder = self._phases / phase
+        return _counters(folder) if (folder / _RECORD).exists() else None
 
     def weights(self, phase: str) -> dict[str, Tensor]:
         """What a finished phase made."""
@@ -118,6 +158,18 @@ class Store:
 
     def _saved(self) -> list[Path]:
         return sorted(folder for folder in self._state.glob("[0-9]*") if folder.is_dir())
+
+
+def _counters(folder: Path) -> Counters:
+    return Counters(**json.loads((folder / _RECORD).read_text()))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed in place; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

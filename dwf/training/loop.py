@@ -7,9 +7,9 @@ checkpoints. Everything random is a function of (seed, phase, round, batch, samp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
@@ -25,6 +25,7 @@ from dwf.core.settings import Settings
 from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Feed, Phase, Sized, Update
+from dwf.training.reuse import Shelf
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """Scores of a module on the validation split: `sa`, `fgsm`, `ra` in [0, 1] and `n`."""
@@ -55,6 +56,8 @@ class Harness:
     options: Options
     precision: torch.dtype
     seed: int
+    shelf: Shelf = field(default_factory=Shelf)
+    """Phases that other runs have finished."""
 
 
 @dataclass
@@ -78,25 +81,53 @@ class Round:
             self.done = number + 1
 
 
-def train(phases: Sequence[Phase], harness: Harness) -> None:
+def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | None = None) -> None:
     """Train the phases that are not finished; on return their subjects hold the weights of all of them.
 
-    Raises `Refused` when a loss stops being a number.
+    `only`: names of those to train here, where other processes train the others. Raises `Refused` when a loss stops being a number.
     """
+    store = harness.store
     for index, phase in enumerate(phases):
-        if harness.store.finished(phase.name):
-            install(phase.subject, harness.store.weights(phase.name), f"phases/{phase.name}")
-            continue
-        parameters = sum(p.numel() for p in phase.subject.parameters())
-        standing = harness.store.current_counters()
-        # A phase that goes on stands in the journal already.
-        announce = harness.journal.show if standing and standing.phase == phase.name else harness.journal.write
-        announce(event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters)
-        with holding(phase):
-            _learn(phase, harness)
+        mine = only is None or phase.name in only
+        decided = harness.shelf.decided(phase) if mine and not store.finished(phase.name) else ""
+        if decided:
+            _take_over(phase, decided, harness)
+        if store.finished(phase.name):
+            install(phase.subject, store.weights(phase.name), f"phases/{phase.name}")
+            if only is None:
+                _journal(phase, {"index": index, "phases": len(phases)}, harness)
+        elif mine:
+            # A phase that goes on stands in the journal already.
+            announce = harness.journal.show if _standing(phase, store) else harness.journal.write
+            parameters = sum(p.numel() for p in phase.subject.parameters())
+            announce(event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters)
+            with holding(phase):
+                _learn(phase, decided, harness)
 
 
-def _learn(phase: Phase, harness: Harness) -> None:
+def _standing(phase: Phase, store: Store) -> bool:
+    """Whether the store's checkpoint is one of this phase."""
+    counters = store.current_counters()
+    return counters is not None and counters.phase == phase.name
+
+
+def _take_over(phase: Phase, decided: str, harness: Harness) -> None:
+    """What another run made of the same becomes this run's own, unless it is halfway there by itself."""
+    store = harness.store
+    if ranks.rank() == 0 and not _standing(phase, store) and (twin := harness.shelf.find(phase.name, decided)):
+        store.take_over(phase.name, twin)
+    ranks.barrier()
+
+
+def _journal(phase: Phase, place: Mapping[str, int], harness: Harness) -> None:
+    """What was learnt elsewhere is written into the run's journal, once. `place`: where the phase stands in this run."""
+    if ranks.rank() == 0 and (records := harness.store.unwritten(phase.name)):
+        for record in records:
+            harness.journal.write(**(record | dict(place) if record["event"] == "phase" else record))
+        harness.store.journaled(phase.name, harness.journal.synced_bytes())
+
+
+def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     """The remaining rounds of one phase, from its last checkpoint to its final weights."""
     options, journal = harness.options, harness.journal
     movers = {name: Mover(learner, options.accumulate, options.clip) for name, learner in phase.learners.items()}
@@ -136,7 +167,7 @@ def _learn(phase: Phase, harness: Harness) -> None:
     if best:
         install(phase.subject, best, "the checkpoint")
     if ranks.rank() == 0:
-        harness.store.finish(at, weights_of(phase.subject))
+        harness.store.finish(at, weights_of(phase.subject), journal.records(phase.name), decided)
     ranks.barrier()
 
 

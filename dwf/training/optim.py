@@ -73,7 +73,21 @@ class Constant(Settings):
         return 1.0
 
 
-Schedule = Annotated[Cosine | Constant, Field(discriminator="kind")]
+class Triangular(Settings):
+    """Cyclic rates (Smith, WACV 2017): linearly up from a share of the rate to the rate and down again, several times."""
+
+    kind: Literal["triangular"] = "triangular"
+    cycles: int = Field(default=1, ge=1)
+    """Triangles in the phase."""
+    low: float = Field(default=0.5, ge=0, le=1)
+    """The lowest rate, as a share of the optimizer's."""
+
+    def __call__(self, progress: float) -> float:
+        """Factor on the learning rate at `progress` in [0, 1)."""
+        return self.low + (1 - self.low) * (1 - abs(2 * (progress * self.cycles % 1) - 1))
+
+
+Schedule = Annotated[Cosine | Constant | Triangular, Field(discriminator="kind")]
 
 
 class Recipe(Settings):

@@ -120,6 +120,9 @@ class Phase:
     """Rounds that make one epoch; `rounds` counts them all."""
     frozen: tuple[nn.Module, ...] = ()
     """Parts of the subject that stay as they are: no gradient, batch-norm on its running statistics."""
+    ignores: tuple[str, ...] = ()
+    """Settings of the method that change nothing of what this phase makes of its subject's first weights. Two runs that differ in
+    these alone can share the finished phase; a setting that is not named counts as one that decides."""
 
 
 class Method(Protocol):

@@ -4,6 +4,7 @@ from dwf.verbs.attack import attack
 from dwf.verbs.evaluate import evaluate
 from dwf.verbs.foreign import evaluate_module
 from dwf.verbs.plan import plan
+from dwf.verbs.sweep import sweep
 from dwf.verbs.train import train
 
-__all__ = ["attack", "evaluate", "evaluate_module", "plan", "train"]
+__all__ = ["attack", "evaluate", "evaluate_module", "plan", "sweep", "train"]

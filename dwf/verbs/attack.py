@@ -18,15 +18,16 @@ from dwf.attacks.engine import project
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import written_folder
+from dwf.core.fingerprint import fingerprint
 from dwf.core.result import DatasetEntry
-from dwf.core.seeds import Noise, derive
+from dwf.core.seeds import Noise, derive, drawing
 from dwf.core.settings import nearest
 from dwf.core.types import Attack, Batch, Classifier, Images, Spec, Threat
 from dwf.data import Folder, ordered, subset
 from dwf.data.decode import Entry, decode
 from dwf.evaluation.attacked import attacked
 from dwf.evaluation.parts import Arrays
-from dwf.evaluation.protocol import Watch, fingerprint
+from dwf.evaluation.protocol import Watch
 from dwf.evaluation.threats import RADII, step_of
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another
@@ -238,8 +239,9 @@ def _attacked(victim: Victim, aimed: _Aimed, images: Images, size: int, watch: W
     parts: list[Arrays] = []
     right, done = Counter[str](), 0
     for batch in ordered(images, size):
-        _, moved = attacked(aimed, view, victim, batch, victim.noise(batch))
-        parts.append(part := _judged(victim, batch, project(moved, batch.x, aimed.threat), aimed.threat))
+        with drawing(derive(victim.seed, "draws", len(parts)), batch.x.device):
+            _, moved = attacked(aimed, view, victim, batch, victim.noise(batch))
+            parts.append(part := _judged(victim, batch, project(moved, batch.x, aimed.threat), aimed.threat))
         right.update({name: int((part[f"prediction/{name}"] == part["label"]).sum()) for name in ("clean", "adversarial")})
         done += len(batch.y)
         if watch is not None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from dwf.core import ranks
 from dwf.core.errors import Refused
-from dwf.core.result import DatasetEntry, ModelEntry, Result
+from dwf.core.result import DatasetEntry, ModelEntry, Result, called
 from dwf.core.seeds import derive
 from dwf.core.settings import nearest
 from dwf.core.types import Images
@@ -25,6 +25,7 @@ from dwf.models import ExpertBank
 from dwf.models.inference import attack_precision
 from dwf.run import Loaded, RunFolder, environment, load, override, package_version
 from dwf.training.mover import precision_of
+from dwf.verbs.reconsidered import of_method, reconsidered
 
 
 def evaluate(
@@ -47,15 +48,17 @@ def evaluate(
     """Attack a trained run and write `eval/<protocol>.json` in its folder.
 
     `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `data`: the run's data set in another
-    place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`. `samples`: a seeded subset with every class in its
-    share; None takes all. `split`: "val" is the part of the training set that the run held out. `surrogates`: other run folders,
-    whose adversarial images are tried here. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for
-    bad settings, an untrained run, or a result that is there already.
+    place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`, or `method.alpha=0.9` where the method lets it change
+    after training; the result then goes into a file of its own. `samples`: a seeded subset with every class in its share; None
+    takes all. `split`: "val" is the part of the training set that the run held out. `surrogates`: other run folders, whose
+    adversarial images are tried here. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for bad
+    settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
-        loaded = load(folder, where, phase)
-        settings = read_protocol(protocol, overrides)
+        changes, rest = of_method(overrides)
+        settings = read_protocol(protocol, rest)
+        loaded, overridden = reconsidered(load(folder, where, phase), changes, phase)
         record = RunFolder(Path(folder)).describe()
         source = loaded.run.data if data is None else Data.read({**loaded.run.data.model_dump(), "source": data}, where="--data")
         images = _images(loaded, source, split, record["data"]["sha256"])
@@ -64,6 +67,7 @@ def evaluate(
             settings=loaded.run.method.model_dump(mode="json"),
             parameters=sum(p.numel() for p in loaded.model.parameters()),
             forward_passes=forward_passes(loaded.model),
+            overridden=overridden,
         )
         with RunFolder(Path(folder)).locked() if ranks.rank() == 0 else nullcontext():
             return judge(
@@ -72,7 +76,7 @@ def evaluate(
                 images,
                 entry,
                 loaded.folder.evaluations,
-                run=f"{loaded.run.name} {phase or ''}".strip(),
+                run=called(f"{loaded.run.name} {phase or ''}".strip(), overridden),
                 split=split,
                 deviations=loaded.spec.std,
                 surrogates=others(surrogates, images, where),
@@ -173,7 +177,8 @@ def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:
     override(data, overrides)
     if set(data) != {"protocol"}:
         raise Refused(
-            f"evaluate changes the protocol only, as in --set protocol.eps=0.02, not '{next(k for k in data if k != 'protocol')}'"
+            f"evaluate takes protocol.a=b, and method.a=b for what may change after training, "
+            f"not '{next(k for k in data if k != 'protocol')}'"
         )
     return cast(AnyTable, PROTOCOLS[name].read(data["protocol"], where=f"protocol '{name}'"))
 

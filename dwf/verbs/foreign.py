@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
+from dwf.core.fingerprint import fingerprint
 from dwf.core.record import FOREIGN
 from dwf.core.result import RUN_SCHEMA, ModelEntry, Result
 from dwf.core.types import Images, Routed, Spec
 from dwf.data import Data, ordered, specify
-from dwf.evaluation.protocol import Watch, fingerprint
+from dwf.evaluation.protocol import Watch
 from dwf.models.foreign import Foreign, adopt
 from dwf.models.inference import attack_precision, faithful
 from dwf.run import RunFolder, differences

@@ -80,7 +80,8 @@ def store(result: Result, folder: Path) -> list[Path]:
     """Write robustbench/<norm>-<eps>.json and .md into the run folder; the paths, none without the reference AutoAttack."""
     if (made := submission(result)) is None:
         return []
-    name = f"{result.worst_case[0].norm}-{made[0]['eps'].replace('/', '_')}"
+    changed = "".join(f"@{key}{value}" for key, value in sorted(result.model.overridden.items()))
+    name = f"{result.worst_case[0].norm}-{made[0]['eps'].replace('/', '_')}{changed}"
     info, text = folder / "robustbench" / f"{name}.json", folder / "robustbench" / f"{name}.md"
     write_json(info, made[0])
     with written(text) as beside:

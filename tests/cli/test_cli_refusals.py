@@ -31,7 +31,7 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
      "plain-digits: 'method.recipe.epochs' is 'many': input should be a valid integer"),
     (["train", "plain-digits", "--set", "method.kind=plane"],
      "plain-digits: 'method.kind' is 'plane', which does not exist; did you mean 'plain'? "
-     "Valid: adversarial, advmoe, dwf, fast, free, plain, soe, trades"),
+     "Valid: adversarial, advmoe, dwf, fast, free, jtdmoe, plain, rt-er, soe, trades"),
     (["train", "pgd-at-digits", "--set", "method.attack.threat.eps=8"], "for 8-bit steps write '8/255'"),
     (["train", "dwf-digits", "--set", "method.fgsm_eps=[8]"], "for 8-bit steps write '8/255'"),
     (["train", "plain-digits", "--set", "seed"],
@@ -170,7 +170,9 @@ def test_a_full_disc_while_evaluating(refused: Refused, run_folder: Path, monkey
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["--set", "method.kind=plain"],
-     "evaluate changes the protocol only, as in --set protocol.eps=0.02, not 'method'"),
+     "'method.kind' of 'plain' cannot change after training; leave it out, this method has no setting that can"),
+    (["--set", "train.clip=1"],
+     "evaluate takes protocol.a=b, and method.a=b for what may change after training, not 'train'"),
     (["--set", "protocol.ep=0.02"], "protocol 'table3': 'ep' is not a setting; did you mean 'eps'?"),
     (["--set", "protocol.eps=8"], "protocol 'table3': 'eps' is 8: it is a share of the pixel range and must be below 1; "
                                   "for 8-bit steps write '8/255'"),

@@ -17,7 +17,13 @@ def example() -> dict[str, Any]:
         "run": "runs/a",
         "protocol": {"name": "table3", "settings": {"eps": 0.03, "rows": [1, 2]}},
         "dataset": {"name": "digits", "split": "test", "n": 100, "indices": "all", "sha256": "ab" * 32},
-        "model": {"method": "dwf", "settings": {"backbone": {"kind": "resnet"}}, "parameters": 1000, "forward_passes": 9},
+        "model": {
+            "method": "dwf",
+            "settings": {"backbone": {"kind": "resnet"}},
+            "parameters": 1000,
+            "forward_passes": 9,
+            "overridden": {},
+        },
         "clean": SCORE,
         "attacks": [
             {
@@ -30,6 +36,9 @@ def example() -> dict[str, Any]:
         "flags": [{"code": "fgsm_beats_pgd", "class": "trust", "value": 0.02, "cause": "Why.", "remedy": "What to do."}],
         "flag_tests": 4,
         "facts": {"rerouted": {"value": 0.5, "ci95": [0.4, 0.6], "n": 100}},
+        "certified": {
+            "l2": {"median": 0.1, "largest": 0.2, "radii": [0.2], "shares": [{"value": 0.1, "ci95": [0.05, 0.2], "n": 100}]}
+        },
         "routing": {"clean": {"weights": [0.25, 0.75], "entropy": 0.5, "load": [0.0, 1.0]}},
         "per_class": [{"class": "zero", "clean": 0.9, "worst_case": 0.4}],
         "environment": {
@@ -46,10 +55,11 @@ def test_reading_and_writing_are_inverse() -> None:
 
 
 def test_a_file_from_before_there_were_facts_is_read() -> None:
-    older = {key: value for key, value in example().items() if key not in ("flag_tests", "facts")}
-    del older["worst_case"][0]["space"]
+    older = {key: value for key, value in example().items() if key not in ("flag_tests", "facts", "certified")}
+    del older["worst_case"][0]["space"], older["model"]["overridden"]
     result = from_json(older, where="a.json")
     assert (result.flag_tests, result.facts, result.worst_case[0].space) == (0, {}, "pixel")
+    assert (result.certified, result.model.overridden) == ({}, {})
 
 
 def test_the_file_has_the_names_of_the_format_and_not_those_of_the_language() -> None:

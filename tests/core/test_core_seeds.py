@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dwf.core.seeds import Noise, derive
+from dwf.core.seeds import Noise, derive, drawing
 
 indices = st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True)
 seeds = st.integers(0, 2**62)
@@ -137,3 +137,16 @@ def test_parts_of_the_noise_are_the_noise_of_the_parts() -> None:
     assert torch.equal(whole.take(mask).uniform((4,)), whole.uniform((4,))[mask])
     assert torch.equal(whole.take(places).uniform((4,)), whole.take(mask).uniform((4,)))
     assert whole.first(2).index.tolist() == [9, 4]
+
+
+def test_what_models_draw_by_themselves_begins_at_the_seed_and_the_caller_keeps_his_own() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(4)
+    torch.manual_seed(1)
+    with drawing(7, torch.device("cpu")):
+        first = torch.rand(4)
+    with drawing(7, torch.device("cpu")):
+        assert torch.equal(torch.rand(4), first)
+    with drawing(8, torch.device("cpu")):
+        assert not torch.equal(torch.rand(4), first)
+    assert torch.equal(torch.rand(4), expected)

@@ -19,8 +19,12 @@ LAYERS = {
     "methods": {"core", "models", "attacks", "training"},
     "evaluation": {"core", "models", "attacks"},
     "report": {"core"},
-    "cli": {"core", "data", "models", "evaluation", "report", "verbs", "run", "demo", "inventory", "progress", "tensorboard"},
-    "verbs": {"core", "data", "models", "attacks", "training", "methods", "evaluation", "report", "run"},
+    "executors": {"core"},
+    "cli": {
+        *("core", "data", "models", "evaluation", "report", "executors", "verbs"),
+        *("run", "cells", "demo", "inventory", "progress", "tensorboard"),
+    },
+    "verbs": {"core", "data", "models", "attacks", "training", "methods", "evaluation", "report", "executors", "run", "cells"},
 }
 """Package -> what it may import besides itself. The modules directly under dwf stand above all of them."""
 OUTSIDE = {"torch", "numpy", "pydantic", "pydantic_core"}

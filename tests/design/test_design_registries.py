@@ -26,7 +26,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         AnyTable,
         {
             *("attacked", "check", "experts", "flags", "gradients", "parts", "protocol", "reweighed", "statistics", "sweep"),
-            *("tabulate", "threats", "validation", "victim", "views"),
+            *("permutations", "tabulate", "threats", "validation", "victim", "views"),
         },
     ),
     "methods": ("METHODS", METHODS, AnyMethod, set()),
@@ -34,7 +34,20 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
         "BACKBONES",
         BACKBONES,
         Backbone,
-        {"bank", "cost", "folding", "foreign", "gate", "inference", "layers", "mixture", "normalize", "stem"},
+        {
+            "bank",
+            "bounds",
+            "certificates",
+            "cost",
+            "folding",
+            "foreign",
+            "gate",
+            "inference",
+            "layers",
+            "mixture",
+            "normalize",
+            "stem",
+        },
     ),
 }
 """Package -> the registry's name and contents, the union of its members, and the modules that hold what the members share."""

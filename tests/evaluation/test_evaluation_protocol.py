@@ -50,7 +50,7 @@ def test_the_file_has_the_schema_to_the_letter(mixture: Mixture, digits: Images,
     data = json.loads((tmp_path / f"{file_name(SMALL)}.json").read_text())
     assert set(data) == {
         *("schema", "run", "protocol", "dataset", "model", "clean", "attacks", "worst_case", "flags", "routing"),
-        *("per_class", "environment", "flag_tests", "facts"),
+        *("per_class", "environment", "flag_tests", "facts", "certified"),
     }
     assert set(data["attacks"][0]) == {
         *("name", "kind", "norm", "eps", "steps", "restarts", "step_size", "space", "iterate", "settings", "accuracy", "ci95", "n"),

@@ -17,7 +17,7 @@ from dwf.core.settings import Settings
 from dwf.core.types import Batch, Spec
 from dwf.data import Data, Digits, ordered, subset
 from dwf.evaluation.validation import Validation
-from dwf.methods import METHODS
+from dwf.methods import METHODS, RtEr
 from dwf.models import Gate, ResNet
 from dwf.run import Run
 from dwf.training.loop import Options
@@ -34,6 +34,7 @@ SMALL: dict[type, Settings] = {
     Fgsm: Fgsm(),
     Pgd: Pgd(steps=2),
 }
+SMALL[RtEr] = RtEr(backbone=SMALL[ResNet], experts=2, attack=SMALL[Pgd], recipe=SMALL[Recipe])
 """What stands for a default of this type. A method of other parts is tested with the defaults of those."""
 FEWER: dict[str, Any] = {"fgsm": 1, "pgd": 1, "pgd_steps": (1, 2), "gate_warmup": 1, "steps": 2, "replays": 3}
 """Fields whose defaults are large, where a method has them."""

@@ -16,6 +16,7 @@ from dwf.models.layers import ConvNorm
 SPEC = Spec(classes=tuple("abcd"), channels=3, height=16, width=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 SMALL = {
     "googlenet": {"width": 8},
+    "lipschitz": {"width": 8},
     "resnet": {"depth": 10, "width": 8},
     "timm": {"name": "test_resnet"},
     "wide-resnet": {"depth": 10, "widen": 1},
@@ -124,7 +125,7 @@ def test_folds_every_batch_norm_behind_a_convolution(build: Callable[[], nn.Modu
     fast = AttackCopy(model)
     pairs = sum(isinstance(module, ConvNorm) for module in model.modules())
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in net.modules()) for net in (model, fast)]
-    assert pairs > 0
+    assert pairs > 0 or norms[0] == 0
     assert norms[1] == norms[0] - pairs
     assert not any(isinstance(module, ConvNorm) for module in fast.modules())
 
@@ -147,7 +148,8 @@ def test_batch_statistics_are_those_of_training_mode(build: Callable[[], nn.Modu
     state = copy.deepcopy(model.state_dict())
     logits = fast(pixels(8, 5))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert not torch.allclose(logits, model(pixels(8, 5)), atol=1e-3)
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert normed != torch.allclose(logits, model(pixels(8, 5)), atol=1e-3)
     reference = copy.deepcopy(model).train()
     torch.testing.assert_close(logits, reference(pixels(8, 5)), rtol=1e-3, atol=1e-4)  # sums in another memory order
     torch.testing.assert_close(fast(pixels(8, 5)), logits)  # and it kept none of its own

@@ -17,6 +17,7 @@ TEN = Spec(
 FOUR = Spec(classes=tuple("abcd"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
 SMALL = {
     "googlenet": {"width": 8},
+    "lipschitz": {"width": 8},
     "resnet": {"depth": 10, "width": 8},
     "timm": {"name": "test_resnet", "arguments": {"zero_init_last": False}},
     "wide-resnet": {"depth": 10, "widen": 1},

@@ -37,7 +37,7 @@ def test_ctrl_c_ends_with_the_way_to_go_on(training: Popen[str], tmp_path: Path)
     training.send_signal(signal.SIGINT)
     code, _, err = finish(training, 60)
     assert code == 130
-    assert err.endswith("dwf: interrupted; run the same command again to go on (train and evaluate: with --resume)\n")
+    assert err.endswith("dwf: interrupted; run the same command again to go on (train, sweep and evaluate: with --resume)\n")
     assert "Traceback" not in err
     folder = tmp_path / "run"
     assert any((folder / "state").glob("[0-9]*"))

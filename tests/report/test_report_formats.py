@@ -8,7 +8,9 @@ import re
 import pytest
 
 from dwf import report
+from dwf.report.cost import cost
 from dwf.report.reading import read_all
+from dwf.report.wording import duration
 
 
 def stored(folder, name):
@@ -89,6 +91,28 @@ def test_runs_that_differ_in_the_seed_get_mean_and_deviation(build):
     mean = next(row for row in markdown_rows(text) if row["Run"] == "dwf, 2 seeds")
     values = [float(stored(folder, "pgd-50")) for folder in (evaluated[0].folder, other)]
     assert mean["PGD 50"] == f"{sum(values) / 2:.2f} ± {abs(values[0] - values[1]) / 2**0.5:.2f}"
+
+
+def test_seeds_of_several_variants_of_a_method_go_by_their_names(build):
+    folders = [build(f"{name}-seed{seed}", seed=seed) for name in ("dwf", "warm-gate") for seed in (0, 1)]
+    for folder in folders:
+        record = json.loads((folder / "run.json").read_text())
+        record["settings"]["method"]["variant"] = folder.name.partition("-seed")[0]
+        (folder / "run.json").write_text(json.dumps(record))
+    rows = {row["Run"] for row in markdown_rows(report.markdown(read_all(folders)))}
+    assert {"dwf, 2 seeds", "warm-gate, 2 seeds"} <= rows
+
+
+def test_time_that_was_spent_in_another_run_is_said_to_be(build):
+    folder = build("a", phases=["fgsm-1", "pgd-1", "joint"])
+    before = cost(report.read(folder))
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    marked = [{**line, "reused_from": "b/phases/fgsm-1"} if line.get("phase") == "fgsm-1" else line for line in lines]
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in marked))
+    after = cost(report.read(folder))
+    assert "in another run" not in before
+    spent = sum(line["seconds"] for line in marked if "reused_from" in line and "seconds" in line)
+    assert f"{duration(3 * spent)}, {duration(spent)} of it in another run" in after
 
 
 def test_terminal_is_compact(runs):

@@ -85,7 +85,7 @@ def test_structure(page):
     assert [text["id"] for text in page.all("section") if "id" in text] == [
         re.sub("[^a-z]+", "-", heading.lower())
         for heading in report.FIGURES
-        if heading != "Experts"  # nobody attacked them
+        if heading not in ("Experts", "Certified radii")  # nobody attacked them, nobody asked
     ]
 
 

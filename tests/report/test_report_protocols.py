@@ -127,7 +127,7 @@ def test_what_is_said_to_be_asked_is_what_the_protocol_asks(kind, count, monkeyp
     if kind == "moe" and not count:
         return  # it refuses a model without experts
     told = []
-    for code in (*TRUST, *WORTH):
+    for code in (*TRUST, *WORTH, "certificate_broken"):
         monkeypatch.setattr(alarm_functions, code, lambda *_, code=code: told.append(code))
     protocol = PROTOCOLS[kind]()
     scope = Scope(classes=10, pixels=3072, experts=count, surrogates=() if count else ("other",))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwf.core.errors import Refused
-from dwf.training.optim import Constant, Cosine, Recipe
+from dwf.training.optim import Constant, Cosine, Recipe, Triangular
 
 
 def test_cosine_starts_at_1_and_ends_at_0() -> None:
@@ -44,3 +44,14 @@ def test_wrong_recipes_are_refused_in_a_sentence(change: dict[str, object], word
     with pytest.raises(Refused) as refusal:
         Recipe.read(change, where="recipe")
     assert words in str(refusal.value)
+
+
+@given(st.integers(1, 20), st.floats(0, 1), st.floats(0, 0.999))
+def test_triangles_repeat_between_low_and_1(cycles: int, low: float, progress: float) -> None:
+    schedule = Triangular(cycles=cycles, low=low)
+    assert low - 1e-9 <= schedule(progress) <= 1 + 1e-9
+    assert schedule(0.0) == pytest.approx(low)
+    assert schedule(0.5 / cycles) == pytest.approx(1.0)
+    assert schedule(0.25 / cycles) == pytest.approx((1 + low) / 2)
+    if progress < 1 - 1 / cycles:
+        assert schedule(progress + 1 / cycles) == pytest.approx(schedule(progress), abs=1e-6)

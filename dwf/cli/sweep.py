@@ -1,0 +1,66 @@
+"""`dwf sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from dwf.cli.shared import Device, Quiet, Resume, Where, Workers, app, console, show_table
+
+if TYPE_CHECKING:
+    from dwf.cells import Cell
+
+FAILED = 1
+"""Exit code where a cell failed."""
+
+
+@app.command(epilog="Example: dwf sweep FILE.toml --executor processes --workers 2    docs/sweep.md has a file of a minute.")
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="Cells, a grid over any settings, and protocols.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the cells' run folders; runs/<file's name> if not given")] = None,
+    executor: Annotated[Where, typer.Option(help="Where cells run: here, in processes, or by Ray (extra ray).")] = Where.local,
+    workers: Workers = None,
+    device: Device = "auto",
+    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Train again what another cell has trained alike.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cells there are.")] = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train and judge every cell of a grid, each an ordinary run folder, and write one report about all."""
+    from dwf import executors, verbs
+    from dwf import report as reports
+    from dwf.cells import plan, read_sweep
+    from dwf.progress import sweeping
+
+    asked = read_sweep(file)
+    if dry_run:
+        _show(plan(asked), asked.set)
+        return
+    somewhere, folder = executors.choose(executor.value, workers, device), out or Path("runs") / file.stem
+    with sweeping(console, len(plan(asked)), quiet=quiet) as tell:
+        swept = verbs.sweep(asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, tell=tell)
+    if swept.pages:
+        show_table([one for run in swept.finished for one in reports.read(run)])
+    for name, error in swept.failed.items():
+        console.print(f"Failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+    report = f", report: {folder / 'report.html'}" if swept.pages else ""
+    console.print(f"{len(swept.finished)} of {len(plan(asked))} cells finished in {folder}{report}", markup=False, soft_wrap=True)
+    if swept.failed:
+        raise typer.Exit(FAILED)
+
+
+def _show(cells: Sequence[Cell], shared: Sequence[str]) -> None:
+    """Each cell with what `dwf train` would have to be told, besides what all have in common."""
+    for text in shared:
+        console.print(f"All cells: --set {text}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for header in ("Cell", "Preset", "Settings"):
+        table.add_column(header, overflow="fold")
+    for cell in cells:
+        table.add_row(*map(escape, (cell.name, cell.preset, "\n".join(cell.overrides[len(shared) :]))))
+    console.print(table)

@@ -1,0 +1,143 @@
+"""`dwf sweep`: many runs of one file, each an ordinary run folder, judged alike and reported together.
+
+First every phase that needs no other, each different one once; then the cells, which take those over and do the rest. Both are jobs
+of an executor, and go on where they stood.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dwf.cells import Cell, Sweep, plan
+from dwf.core import ranks
+from dwf.core.errors import Refused
+from dwf.core.files import write_json
+from dwf.core.journal import Listener
+from dwf.evaluation.protocol import file_name
+from dwf.executors import Executor, Job, Local, Tell
+from dwf.run import Run, RunFolder, differences
+from dwf.verbs.evaluate import evaluate, read_protocol
+from dwf.verbs.first import first_phases
+from dwf.verbs.train import train
+
+SCHEMA = "dwf.sweep/1"
+
+
+class Swept(NamedTuple):
+    """How a sweep ended."""
+
+    finished: Sequence[Path]
+    """Run folders, in the order of the file."""
+    failed: Mapping[str, str]
+    """Cell -> one sentence."""
+    pages: Sequence[Path]
+    """The report and its tables; empty where nothing was judged."""
+
+
+def sweep(
+    file: Sweep,
+    out: Path | str,
+    *,
+    executor: Executor | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    reuse: bool = True,
+    tell: Tell = lambda name, record: None,
+) -> Swept:
+    """Train and judge every cell of `file` (`dwf.cells.read_sweep`) in `out`/<cell>, and write `out`/report.html.
+
+    `executor`: where cells run; None: here, one after another. `resume` goes on with a sweep of the same file. `reuse`: finished
+    phases are taken over between cells. `tell` hears how each cell gets on. A cell that fails leaves the others alone. Raises
+    `Refused`, before anything runs, for settings that do not fit and for a folder that is taken.
+    """
+    if ranks.launched() > 1:
+        raise Refused("under torchrun all ranks train one run together; start a sweep without it, with --executor processes or ray")
+    cells, place = plan(file), RunFolder(Path(out))
+    names = [file_name(read_protocol(one.name, one.set)) for one in file.protocols]
+    if len(set(names)) < len(names):
+        raise Refused(f"the sweep judges by '{max(names, key=names.count)}' twice; name every protocol with its settings once")
+    executor, failed = executor or Local(), dict[str, str]()
+
+    def ended(name: str, error: str | None) -> None:
+        if error is not None:
+            failed[name] = error
+        tell(name, {"event": "cell", "error": error})
+
+    with place.locked():
+        _claim(place, file, cells, resume=resume)
+        left = [cell for cell in cells if not _finished(RunFolder(place.path / cell.name), names)]
+        shared = {one.job.name: one for one in first_phases(left, place.path, device, reuse=reuse)}
+        for job, outcome in executor.run([one.job for one in shared.values()], tell):
+            for name in shared[job.name].cells if outcome.error is not None else ():
+                if name not in failed:
+                    ended(name, f"phase '{job.name}': {outcome.error}")
+        jobs = [_job(cell, file, place.path, device, reuse=reuse) for cell in left if cell.name not in failed]
+        for job, outcome in executor.run(jobs, tell):
+            ended(job.name, outcome.error)
+        finished = [place.path / cell.name for cell in cells if cell.name not in failed]
+        pages = _report(finished, place.path / "report.html") if finished and names else []
+    return Swept(finished, failed, pages)
+
+
+def work(
+    tell: Listener,
+    *,
+    run: Mapping[str, Any],
+    folder: str,
+    protocols: Sequence[Mapping[str, Any]],
+    samples: int | None,
+    split: Any,
+    device: str,
+    reuse: str | None,
+) -> None:
+    """One cell, from where it stands."""
+    shelf = None if reuse is None else Path(reuse)
+    train(Run.read(run, where=folder), folder, device=device, resume=True, listeners=[tell], reuse=shelf)
+    for one in protocols:
+        result = evaluate(folder, one["name"], overrides=one["set"], samples=samples, split=split, device=device, resume=True)
+        worst = result.worst_case[0] if result.worst_case else result.clean
+        tell({"event": "judged", "protocol": one["name"], "accuracy": worst.accuracy, "n": result.dataset.n})
+
+
+def _report(folders: Sequence[Path], page: Path) -> list[Path]:
+    from dwf.report import write  # late: workers come here too, and have no use for a library that draws
+
+    return write(folders, page)
+
+
+def _job(cell: Cell, file: Sweep, out: Path, device: str, *, reuse: bool) -> Job:
+    arguments = {
+        "run": cell.run.model_dump(mode="json"),
+        "folder": str((out / cell.name).resolve()),
+        "protocols": [one.model_dump(mode="json") for one in file.protocols],
+        "samples": file.samples,
+        "split": file.split,
+        "device": device,
+        "reuse": str(out.resolve()) if reuse else None,
+    }
+    return Job(cell.name, work, arguments)
+
+
+def _finished(place: RunFolder, names: Sequence[str]) -> bool:
+    """Trained, and judged by every protocol."""
+    return place.weights.exists() and all((place.evaluations / f"{name}.json").exists() for name in names)
+
+
+def _claim(place: RunFolder, file: Sweep, cells: Sequence[Cell], *, resume: bool) -> None:
+    """Write sweep.json, or check that a sweep that is to be resumed has the same cells and protocols."""
+    record = place.path / "sweep.json"
+    judging = file.model_dump(mode="json", include={"protocols", "samples", "split"})
+    whole = {**judging, "cells": {cell.name: cell.run.model_dump(mode="json", exclude={"about"}) for cell in cells}}
+    if not record.exists():
+        if taken := next((path for path in sorted(place.path.iterdir()) if path.name != ".lock"), None):
+            raise Refused(f"{place.path} is no sweep and holds {taken.name}; choose another folder with --out")
+        write_json(record, {"schema": SCHEMA, "about": file.about, **whole})
+        return
+    if not resume:
+        raise Refused(f"{place.path} already holds a sweep; add --resume to go on with it or choose another folder with --out")
+    stored = json.loads(record.read_text())
+    if changed := differences({key: stored.get(key) for key in whole}, whole):
+        raise Refused(f"{place.path} was started with another file ({changed[0]}); go on with the same, or use another --out")
