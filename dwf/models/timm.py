@@ -65,7 +65,7 @@ class Timm(Settings):
 
     def _sizes(self, plan: nn.Module, spec: Spec) -> dict[str, Any]:
         """For a net that must know the size of its images: that size, and patches of an eighth of it over all stages."""
-        takes = inspect.signature(type(plan).__init__).parameters
+        takes = {name for kind in type(plan).__mro__ for name in inspect.signature(kind.__init__).parameters}  # type: ignore[misc]
         if "img_size" not in takes:
             return {}
         sizes: dict[str, Any] = {"img_size": (spec.height, spec.width)}
@@ -130,12 +130,20 @@ class TimmNet(nn.Module):
         self.normalize = Normalize(spec)
         self.net = net
 
+    @property
+    def head(self) -> nn.Linear:
+        """The net's classifier: logits = head(features(x)). An `AttributeError` where that is no single linear layer."""
+        head = self.net.get_classifier()  # type: ignore[operator]
+        if not isinstance(head, nn.Linear):
+            raise AttributeError(f"the classifier is a {type(head).__name__}")
+        return head
+
     def features(self, x: Tensor) -> Tensor:
         """What the net's classifier reads, (B, features), of images (B, C, H, W) in [0, 1]."""
         with self._precision(x):
             maps = self.net.forward_features(self.normalize(x))  # type: ignore[operator]
             out: Tensor = self.net.forward_head(maps, pre_logits=True)  # type: ignore[operator]
-        return out
+        return out.to(self._dtype())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes)."""
@@ -145,5 +153,8 @@ class TimmNet(nn.Module):
 
     def _precision(self, x: Tensor) -> torch.autocast | nullcontext[None]:
         """An attack copy's bf16 weights ask for autocast: the parameters of norms, positions and scales beside them stay fp32."""
-        dtype = next(m.weight.dtype for m in self.net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        dtype = self._dtype()
         return torch.autocast(x.device.type, dtype) if dtype in (torch.bfloat16, torch.float16) else nullcontext()
+
+    def _dtype(self) -> torch.dtype:
+        return next(m.weight.dtype for m in self.net.modules() if isinstance(m, nn.Conv2d | nn.Linear))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.types import Spec
 from dwf.models import AttackCopy, ResNet, Timm
+from dwf.models.bank import Featured
 from dwf.models.timm import TimmNet
 
 timm = pytest.importorskip("timm", reason="the extra timm is not installed")
@@ -109,8 +110,12 @@ def test_the_classifier_reads_the_features(name: str) -> None:
     net = Timm(name=name)(spec()).eval()
     assert isinstance(net, TimmNet)
     features = net.features(pixels())
-    assert features.dim() == 2
-    torch.testing.assert_close(net.net.get_classifier()(features), net(pixels()))
+    assert isinstance(net, Featured)
+    assert features.shape == (2, net.head.in_features)
+    torch.testing.assert_close(net.head(features), net(pixels()))
+    copy = AttackCopy(net, torch.bfloat16).inner
+    assert isinstance(copy, Featured)
+    torch.testing.assert_close(copy.head(copy.features(pixels())).float(), net(pixels()), rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vgg11_bn", "densenet121", "mobilenetv2_050", "legacy_xception", "inception_v3"])
@@ -165,6 +170,10 @@ def test_weights_of_the_maker_stay_where_the_stem_leaves_them(monkeypatch: pytes
     assert asked.count(True) == 1
     begun = {name for name, parameter in net.named_parameters() if not (parameter == 0.5).all()}
     assert begun == {"net.conv1.weight"}
+
+
+def test_a_net_with_two_classifiers_tells_no_features() -> None:
+    assert not isinstance(on_meta("deit_tiny_distilled_patch16_224"), Featured)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
