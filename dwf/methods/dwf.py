@@ -99,8 +99,8 @@ class Dwf(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self._experts < 2:
-            raise ValueError(f"a mixture needs at least two experts, {self._experts} were asked for")
+        if not self._names:
+            raise ValueError("a mixture needs experts: 'benign', 'fgsm', 'pgd' and 'trades' are all 0; raise one")
         if self.backbones and len(self.backbones) != self._experts:
             raise ValueError(f"'backbones' lists {len(self.backbones)} nets for {self._experts} experts; list one for each")
         if self.freeze_experts and not self.pretrain:

@@ -22,6 +22,7 @@ from dwf.verbs import evaluate, train
 FEW = ("protocol.steps=2", "protocol.apgd_steps=2", "protocol.temperatures=[[1, 10]]")
 FEATURES, NOTHING = Gate(reads="features", hidden=8), Gate(reads="nothing")
 OPTIONS: dict[str, dict[str, Any]] = {
+    "one": {"benign": 0, "fgsm": 0},
     "trades": {"trades": 1},
     "backbones": {"backbones": (ResNet(depth=10, width=2), WideResNet(depth=10, widen=1), ResNet(depth=10, width=3))},
     "frozen": {"freeze_experts": True},
@@ -123,7 +124,7 @@ def test_joint_images_are_those_of_the_named_regimes_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"benign": 1, "fgsm": 0, "pgd": 0}, "at least two experts"),
+        ({"benign": 0, "fgsm": 0, "pgd": 0}, "are all 0; raise one"),
         ({"backbones": (ResNet(),)}, "'backbones' lists 1 nets for 3 experts"),
         ({"pretrain": False, "freeze_experts": True}, "no expert would ever learn"),
         ({"gate": NOTHING, "gate_warmup": 1}, "nothing to learn"),
