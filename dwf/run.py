@@ -255,8 +255,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
         raise Refused(f"{place.path} holds evaluations of {method.get('model')}, but not its weights; give --model again")
     run = Run.read(record["settings"], where=str(place.record))
     spec = Spec.read(record["spec"], where=str(place.record))
-    bare = Run.read(_nothing_to_fetch(record["settings"]), where=str(place.record))
-    model = build(bare, spec, torch.device(device))
+    model = build(run, spec, torch.device(device))
     weights = place.weights
     if phase is not None:
         subjects = {one.name: one.subject for one in run.method.phases(model)}
@@ -270,19 +269,27 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
     return Loaded(model.eval(), run, spec, place)
 
 
-def _nothing_to_fetch(settings: Any) -> Any:
-    """The same settings without any maker's weights: those of the run replace them at once, and the hub may be out of reach."""
-    if not isinstance(settings, dict):
-        return settings
-    return {key: False if key == "pretrained" else _nothing_to_fetch(value) for key, value in settings.items()}
+def build(run: Run, spec: Spec, device: torch.device, *, fetch: bool = False) -> nn.Module:
+    """The freshly initialised model of a run: the same for the same seed, whatever was drawn before.
 
-
-def build(run: Run, spec: Spec, device: torch.device) -> nn.Module:
-    """The freshly initialised model of a run: the same for the same seed, whatever was drawn before."""
+    `fetch`: with the maker's weights where the settings ask for pretrained nets; only training begins with them, and elsewhere the
+    hub may be out of reach.
+    """
+    if not fetch:
+        run = Run.read(_nothing_to_fetch(run.model_dump(mode="json")))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(run.seed, "weights"))
         model = run.method.model(spec)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _nothing_to_fetch(settings: Any) -> Any:
+    """Settings as JSON values, with every `pretrained` false."""
+    if isinstance(settings, list):
+        return [_nothing_to_fetch(one) for one in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {key: False if key == "pretrained" else _nothing_to_fetch(value) for key, value in settings.items()}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

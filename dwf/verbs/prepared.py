@@ -70,7 +70,7 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(device)
     spec, images = specify(images), images.to(device)
     precision = precision_of(run.train.precision, attack_precision(device))
-    model = build(run, spec, device)
+    model = build(run, spec, device, fetch=True)
     about = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": {
