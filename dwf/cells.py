@@ -90,18 +90,21 @@ class Cell:
     run: Run
 
 
-def read_sweep(file: Path) -> Sweep:
-    """What the file says; raises `Refused` for what is not there, no TOML, unknown keys and wrong values."""
+def read_sweep(file: Path, data: str | None = None) -> Sweep:
+    """What the file says, with other `data` (a name or a folder) where that is given.
+
+    Raises `Refused` for what is not there, no TOML, unknown keys and wrong values.
+    """
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refused(f"{file} does not exist; name the TOML file of a sweep, such as docs/sweep.md shows") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise Refused(f"{file} is not a readable TOML file: {error}") from None
-    return Sweep.read(table, where=str(file))
+    return Sweep.read({**table, **({"data": data} if data else {})}, where=str(file))
 
 
-def plan(sweep: Sweep) -> list[Cell]:
+def cells_of(sweep: Sweep) -> list[Cell]:
     """Every cell in the order of the file; raises `Refused`, naming the cell, for a setting that does not fit or a name twice."""
     cells = [
         _cell(sweep, variant, point) for variant in sweep.cells or (None,) for point in itertools.product(*_labelled(sweep.grid))

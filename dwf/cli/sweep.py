@@ -22,6 +22,7 @@ FAILED = 1
 @app.command(epilog="Example: dwf sweep FILE.toml --executor processes --workers 2    docs/sweep.md has a file of a minute.")
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="Cells, a grid over any settings, and protocols.")],
+    data: Annotated[str | None, typer.Option(help="Overrides the file's: a data set by name, or a folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the cells' run folders; runs/<file's name> if not given")] = None,
     executor: Annotated[Where, typer.Option(help="Where cells run: here, in processes, or by Ray (extra ray).")] = Where.local,
     workers: Workers = None,
@@ -34,22 +35,23 @@ def sweep(
     """Train and judge every cell of a grid, each an ordinary run folder, and write one report about all."""
     from dwf import executors, verbs
     from dwf import report as reports
-    from dwf.cells import plan, read_sweep
+    from dwf.cells import cells_of, read_sweep
     from dwf.progress import sweeping
 
-    asked = read_sweep(file)
+    asked = read_sweep(file, data)
     if dry_run:
-        _show(plan(asked), asked.set)
+        _show(cells_of(asked), asked.set)
         return
     somewhere, folder = executors.choose(executor.value, workers, device), out or Path("runs") / file.stem
-    with sweeping(console, len(plan(asked)), quiet=quiet) as tell:
+    with sweeping(console, len(cells_of(asked)), quiet=quiet) as tell:
         swept = verbs.sweep(asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, tell=tell)
     if swept.pages:
         show_table([one for run in swept.finished for one in reports.read(run)])
     for name, error in swept.failed.items():
         console.print(f"Failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+    count = len(cells_of(asked))
     report = f", report: {folder / 'report.html'}" if swept.pages else ""
-    console.print(f"{len(swept.finished)} of {len(plan(asked))} cells finished in {folder}{report}", markup=False, soft_wrap=True)
+    console.print(f"{len(swept.finished)} of {count} cells finished in {folder}{report}", markup=False, soft_wrap=True)
     if swept.failed:
         raise typer.Exit(FAILED)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dwf.cells import Cell, Sweep, plan
+from dwf.cells import Cell, Sweep, cells_of
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
@@ -55,7 +55,7 @@ def sweep(
     """
     if ranks.launched() > 1:
         raise Refused("under torchrun all ranks train one run together; start a sweep without it, with --executor processes or ray")
-    cells, place = plan(file), RunFolder(Path(out))
+    cells, place = cells_of(file), RunFolder(Path(out))
     names = [file_name(read_protocol(one.name, one.set)) for one in file.protocols]
     if len(set(names)) < len(names):
         raise Refused(f"the sweep judges by '{max(names, key=names.count)}' twice; name every protocol with its settings once")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_words import SMALL, Dwf
 
-from dwf.cells import Sweep, plan
+from dwf.cells import Sweep, cells_of
 
 ROOT = Path(__file__).parents[2]
 SETS = ('data.source={kind="digits",size=8}', "data.limit=120", "method.backbone.width=2", "method.recipe.epochs=1")
@@ -73,5 +73,5 @@ def test_bad_words_for_a_sweep(words: list[str], sentence: str, refused: Callabl
 
 def test_the_example_of_the_documentation_is_a_sweep() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "sweep.md").read_text(), re.S)
-    cells = plan(Sweep.read(tomllib.loads(text)))
+    cells = cells_of(Sweep.read(tomllib.loads(text)))
     assert [cell.name for cell in cells] == ["dwf-seed0", "dwf-seed1", "warm-gate-seed0", "warm-gate-seed1"]

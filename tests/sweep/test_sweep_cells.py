@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dwf.cells import plan, read_sweep
+from dwf.cells import cells_of, read_sweep
 from dwf.core.errors import Refused
 from dwf.run import presets, read
 
@@ -17,7 +17,7 @@ def cells(text: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Cell -> its run, as JSON."""
     file = folder / "sweep.toml"
     file.write_text(text)
-    return {cell.name: cell.run.model_dump(mode="json") for cell in plan(read_sweep(file))}
+    return {cell.name: cell.run.model_dump(mode="json") for cell in cells_of(read_sweep(file))}
 
 
 def refusal(text: str, folder: Path) -> str:
@@ -83,7 +83,7 @@ def test_axes_of_one_name_are_told_apart_and_long_values_are_numbered(tmp_path: 
 @pytest.mark.parametrize("name", presets())
 def test_a_cell_is_what_train_would_make_of_its_words(name: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(f'preset = "{name}"\nset = ["validation.steps=3"]\n[grid]\nseed = [5]')
-    (cell,) = plan(read_sweep(tmp_path / "sweep.toml"))
+    (cell,) = cells_of(read_sweep(tmp_path / "sweep.toml"))
     assert cell.run == read(cell.preset, [*cell.overrides, f"name={cell.name}"])
     assert (cell.run.seed, cell.run.validation.steps) == (5, 3)
 
@@ -119,3 +119,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(text: str, words: str, tmp_p
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"nowhere.toml does not exist; name the TOML file of a sweep, such as docs/sweep.md shows"):
         read_sweep(tmp_path / "nowhere.toml")
+
+
+def test_other_data_may_be_named_outside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text('preset = "plain-cifar10"\ndata = "svhn"')
+    for data, expected in ((None, "svhn"), ("mnist", "mnist")):
+        (cell,) = cells_of(read_sweep(tmp_path / "sweep.toml", data))
+        assert cell.run.data.source.name == expected

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_sweeps import CELLS, COMMON, JUDGING, ablation, made, reused
 
-from dwf.cells import plan
+from dwf.cells import cells_of
 from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.record import read_record
@@ -61,7 +61,7 @@ def test_no_expert_is_trained_twice(swept: tuple[Path, Swept, Told]) -> None:
 def test_sharing_changes_nothing(swept: tuple[Path, Swept, Told], tmp_path: Path) -> None:
     """Each cell as its own run, which knows of no other."""
     out, _, _ = swept
-    for cell in plan(ablation()):
+    for cell in cells_of(ablation()):
         train(cell.run, tmp_path / cell.name, device="cpu")
         ours, theirs = made(out / cell.name), made(tmp_path / cell.name)
         assert set(theirs) == {key for key in ours if key.endswith(".safetensors")}
