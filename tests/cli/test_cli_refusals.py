@@ -31,7 +31,7 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
      "plain-digits: 'method.recipe.epochs' is 'many': input should be a valid integer"),
     (["train", "plain-digits", "--set", "method.kind=plane"],
      "plain-digits: 'method.kind' is 'plane', which does not exist; did you mean 'plain'? "
-     "Valid: adversarial, advmoe, dwf, fast, free, jtdmoe, plain, rt-er, soe, trades"),
+     "Valid: adversarial, advmoe, dwf, fast, free, immunity, jtdmoe, plain, rt-er, soe, trades"),
     (["train", "pgd-at-digits", "--set", "method.attack.threat.eps=8"], "for 8-bit steps write '8/255'"),
     (["train", "dwf-digits", "--set", "method.fgsm_eps=[8]"], "for 8-bit steps write '8/255'"),
     (["train", "plain-digits", "--set", "seed"],
