@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from dwf_processes import PRESET, done, finish, leftovers, records, start, untimed, whole
+from dwf_processes import PRESET, finish, leftovers, records, start, until, untimed, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SWEEP = """
@@ -38,6 +38,13 @@ def words(out: Path, *more: str) -> list[str | Path]:
     return ["sweep", file, "--out", out, "--device", "cpu", *more]
 
 
+def whole_sweep(command: list[str | Path]) -> None:
+    """From where it stands to its end."""
+    code, said, err = finish(start(command), 3000)
+    assert code == 0, err
+    assert "9 of 9 cells finished" in said
+
+
 def results(out: Path) -> dict[str, Any]:
     """What every cell made."""
     cells = [folder for folder in out.iterdir() if (folder / "run.json").exists()]
@@ -58,7 +65,7 @@ class Undisturbed(NamedTuple):
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Nine cells."""
     out, began = tmp_path_factory.mktemp("undisturbed") / "out", time.monotonic()
-    assert "9 of 9 cells finished" in done(words(out))
+    whole_sweep(words(out))
     return Undisturbed(out, time.monotonic() - began)
 
 
@@ -77,7 +84,7 @@ def test_nine_cells_killed_at_random_end_as_if_nothing_had_happened(
         if out.exists():
             whole(out)
     assert hits >= 2
-    assert "9 of 9 cells finished" in done(words(out, "--executor", executor, "--resume"))
+    whole_sweep(words(out, "--executor", executor, "--resume"))
     assert results(out) == results(undisturbed.out)
     assert leftovers(out) == []
     for cell in out.glob("*/run.json"):
@@ -88,7 +95,7 @@ def test_nine_cells_killed_at_random_end_as_if_nothing_had_happened(
 
 def test_ray_makes_the_same(undisturbed: Undisturbed, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    assert "9 of 9 cells finished" in done(words(tmp_path / "out", "--executor", "ray", "--workers", "2"))
+    whole_sweep(words(tmp_path / "out", "--executor", "ray", "--workers", "2"))
     assert results(tmp_path / "out") == results(undisturbed.out)
 
 
@@ -96,10 +103,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "busy"
     first = start(words(folder))
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "sweep.json").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until((folder / "sweep.json").exists, first)
         code, _, err = finish(start(words(folder, "--resume")))
         assert (code, err) == (
             2,
