@@ -1,4 +1,4 @@
-"""What a backbone costs, counted on the meta device: nothing is computed and no weight takes memory."""
+"""What a net costs, by counting the operations of a forward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwf.core.types import Spec
@@ -20,12 +20,20 @@ class Cost(NamedTuple):
     """Of the forward pass of one image, in convolutions and matrix products."""
 
 
-@torch.no_grad()
 def cost(backbone: Callable[[Spec], nn.Module], spec: Spec) -> Cost:
-    """Parameters and multiply-adds of the net that `backbone` builds for `spec`; raises what building it raises."""
+    """Parameters and multiply-adds of the net that `backbone` builds for `spec`; raises what building it raises.
+
+    Counted on the meta device: nothing is computed and no weight takes memory.
+    """
     with torch.device("meta"):
-        model = backbone(spec).eval()
+        model = backbone(spec)
         x = torch.empty(1, spec.channels, spec.height, spec.width)
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), multiply_adds(model, x))
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, x: Tensor) -> int:
+    """Of the forward pass of the images `x` (B, C, H, W), which is run; puts the model into eval mode."""
     with FlopCounterMode(display=False) as counter:
-        model(x)
-    return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2)
+        model.eval()(x)
+    return counter.get_total_flops() // 2

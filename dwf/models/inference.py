@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dwf.core.types import Routed
+from dwf.models.compiled import compile_nets, is_compiled
 from dwf.models.folding import after, fold_batch_norms, folded, traced_pairs, with_bias
 from dwf.models.foreign import Foreign
 from dwf.models.layers import ConvNorm
@@ -30,7 +31,8 @@ class AttackCopy(nn.Module):
     """A copy of `model` in eval mode for attacks: (B, C, H, W) float32 in [0, 1] -> logits (B, classes) float32.
 
     The model may go on training: `refresh` takes over its present weights and statistics. A mixture's `route` and `surrogate`
-    are those of `inner`. A `Foreign` model gets a `faithful` copy, for evaluation: it is not refreshed.
+    are those of `inner`. The copy of a compiled model is compiled. A `Foreign` model gets a `faithful` copy, for evaluation: it is
+    not refreshed.
     """
 
     def __init__(self, model: nn.Module, precision: torch.dtype = torch.float32, *, batch_statistics: bool = False) -> None:
@@ -57,6 +59,8 @@ class AttackCopy(nn.Module):
                 module.to(precision)  # batch-norm that stands alone and normalisation stay fp32
         self.inner.to(memory_format=torch.channels_last)
         self._plain = self._unfolded(model)
+        if is_compiled(model):
+            compile_nets(self.inner)
         self.eval()
         self.refresh()
 

@@ -20,9 +20,11 @@ from dwf.core.journal import Journal
 from dwf.core.seeds import derive
 from dwf.core.types import Images, Spec
 from dwf.data import Feed, ordered, specify, subset
+from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, build, environment
 from dwf.training.checkpoint import Store
+from dwf.training.compiling import compile_phases
 from dwf.training.loop import Harness, Validate
 from dwf.training.mover import precision_of
 from dwf.training.plan import Phase
@@ -71,6 +73,8 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
     spec, images = specify(images), images.to(device)
     precision = precision_of(run.train.precision, attack_precision(device))
     model = build(run, spec, device, fetch=True)
+    phases = run.method.phases(model)
+    compile_phases(run.train.compile, phases, images)
     about = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": {
@@ -80,7 +84,7 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
             "validation": len(held_out),
             "skipped": images.skipped,
         },
-        "environment": environment(device, str(precision).removeprefix("torch.")),
+        "environment": environment(device, str(precision).removeprefix("torch.")) | {"compiled": is_compiled(model)},
         "ranks": ranks.world(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -89,7 +93,7 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
         images,
         spec,
         model,
-        run.method.phases(model),
+        phases,
         run.validation.scorer(partial(ordered, validation, 250), precision, derive(run.seed, "validation")),
         precision,
         about,
@@ -111,7 +115,7 @@ def _circumstances(run: Run, spec: Spec, about: Mapping[str, Any]) -> dict[str, 
         "spec": spec.model_dump(mode="json"),
         "train": run.train.model_dump(mode="json"),
         "validation": run.validation.model_dump(mode="json"),
-        "environment": {name: about["environment"][name] for name in ("torch", "device", "precision")},
+        "environment": {name: about["environment"][name] for name in ("torch", "device", "precision", "compiled")},
         "ranks": about["ranks"],
         "code": sources(Path(str(files("dwf"))), CODE),
     }

@@ -82,7 +82,7 @@ def test_labels_lead_out_of_one_path_and_to_each_its_own_classes() -> None:
     with torch.no_grad():
         model.router.head.bias += torch.tensor([5.0, 0.0])
     assert used(model) == 1
-    updates(phase, model, 25)
+    updates(phase, model, 40)
     assert used(model) == 2
     chosen = model.train().scores(batch().x).argmax(1)
     assert (chosen == batch().y % 2).float().mean() > 0.8
