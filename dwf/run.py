@@ -126,7 +126,7 @@ def package_version() -> str:
         return "source"
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
+def environment(device: torch.device, precision: str, compiled: bool = False) -> dict[str, Any]:
     """With what a result was made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return {
@@ -136,6 +136,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "compiled": compiled,
     }
 
 

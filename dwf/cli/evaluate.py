@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dwf.cli.shared import Device, Precision, Quiet, Resume, Sets, Split, app, console, show_table
+from dwf.cli.shared import Compile, Device, Precision, Quiet, Resume, Sets, Split, app, console, show_table
 
 if TYPE_CHECKING:
     from dwf.core.result import Result
@@ -34,6 +34,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the subset and of the attacks' noise.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch, the unit of resume.")] = 250,
     precision: Annotated[Precision, typer.Option(help="Of attack generation; the verdict is always fp32.")] = Precision.auto,
+    compile: Annotated[Compile, typer.Option(help="Generate code for the nets; auto: where it gains.")] = Compile.auto,
     device: Device = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 if any trust flag is raised.")] = False,
     resume: Resume = False,
@@ -46,7 +47,8 @@ def evaluate(
     from dwf.verbs.robustbench import store
     from dwf.verbs.target import target
 
-    of_run, of_model = {"phase": phase, "split": split.value}, {"weights": weights, "mean": mean, "std": std, "out": out}
+    of_run = {"phase": phase, "split": split.value, "compile": compile.value}
+    of_model = {"weights": weights, "mean": mean, "std": std, "out": out}
     folder, attack = target(run, model, data, of_run, of_model)
     with evaluating(console, quiet=quiet) as watch:
         result = attack(

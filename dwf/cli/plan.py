@@ -38,11 +38,9 @@ def plan(
 
 
 def _phases(found: Plan) -> None:
-    from dwf.report.wording import duration
+    from dwf.report.wording import duration, place
 
-    about = found.environment
-    place = f"{about['device']}, {about['threads']} threads, {about['precision']}"
-    table = Table(title=f"{found.run} on {place}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{found.run} on {place(found.environment)}", title_justify="left", box=None, pad_edge=False)
     table.add_column("phase")
     for name in ("rounds", "images", "forward\npasses", "backward\npasses", "operations", "memory\nof a step", "time"):
         table.add_column(name, justify="right")

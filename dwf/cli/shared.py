@@ -42,6 +42,14 @@ class Where(StrEnum):
     ray = "ray"
 
 
+class Compile(StrEnum):
+    """Of the attacked copy."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class Precision(StrEnum):
     """Of attack generation."""
 

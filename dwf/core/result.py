@@ -150,6 +150,8 @@ class Environment(Settings):
     device: str
     threads: int
     precision: str
+    compiled: bool = False
+    """Whether attacks ran on generated code; files from before 2026-11-21 do not say."""
     seed: int
     started: str
     seconds: float

@@ -59,13 +59,15 @@ def evaluate(
     *,
     surrogates: Mapping[str, nn.Module] | None = None,
     precision: torch.dtype,
+    compiled: bool = False,
     seed: int = 0,
     resume: bool = False,
     watch: Watch | None = None,
 ) -> Result:
     """Attack `model` (eval mode, fp32 weights) on `batches` and write `folder`/<protocol>[-<tag>].json.
 
-    `surrogates`: other models by name, for attacks that are transferred from them. Raises `Refused` for a model that the protocol
+    `surrogates`: other models by name, for attacks that are transferred from them. `compiled`: attack
+    generated code. Raises `Refused` for a model that the protocol
     cannot attack, and if that file is there already (with `resume`, a finished one with the same settings is read back instead).
     """
     name = file_name(protocol, subject.model.overridden)
@@ -77,6 +79,7 @@ def evaluate(
         "weights": fingerprint(model),
         "surrogates": {name: fingerprint(other) for name, other in (surrogates or {}).items()},
         "precision": str(precision).removeprefix("torch."),
+        "compiled": compiled,
         "seed": seed,
         "batch": len(batches[0].y),
         "version": subject.versions[0],
@@ -92,7 +95,7 @@ def evaluate(
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
     parts = Parts(hidden, identity, keep=True)
-    victim = Victim(model, precision, seed, surrogates)
+    victim = Victim(model, precision, seed, surrogates, compiled=compiled)
     tally = _Tally(watch, len(batches), len(checks))
     for number, batch in enumerate(batches):
         mine = number % ranks.world() == ranks.rank()
@@ -107,6 +110,7 @@ def evaluate(
         device=subject.device,
         threads=torch.get_num_threads(),
         precision=identity["precision"],
+        compiled=compiled,
         seed=seed,
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),

@@ -19,6 +19,7 @@ from dwf.core.errors import Refused
 from dwf.core.seeds import Noise, derive
 from dwf.core.types import Batch, Classifier, Routed, Switched, Threat
 from dwf.models import AttackCopy
+from dwf.models.compiled import compile_nets
 
 
 class Meter:
@@ -46,13 +47,24 @@ class Victim:
     """A model under attack: the original that judges, the fast copy that is ascended, other models, and the bill."""
 
     def __init__(
-        self, model: nn.Module, precision: torch.dtype, seed: int, surrogates: Mapping[str, nn.Module] | None = None
+        self,
+        model: nn.Module,
+        precision: torch.dtype,
+        seed: int,
+        surrogates: Mapping[str, nn.Module] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
-        """The models are put into eval mode; `precision` is that of the copies. `surrogates`: by name, what to transfer from."""
+        """The models are put into eval mode; `precision` is that of the copies. `surrogates`: by name, what to transfer from.
+
+        `compiled`: the fast copy runs as generated code.
+        """
         self.meter = Meter()
         self.module = model.eval()
         self.original = Metered(model, self.meter)
         fast = AttackCopy(model, precision)
+        if compiled:
+            compile_nets(fast, any_batch=True)  # survivors come in any number
         self._inner = fast.inner
         self.copy = Metered(fast, self.meter)
         self.surrogates = {name: self.through(AttackCopy(other.eval(), precision)) for name, other in (surrogates or {}).items()}

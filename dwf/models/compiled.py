@@ -8,15 +8,34 @@ compiled run is as good as another and not the same bits.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dwf.core.errors import Refused
 from dwf.models.resnet import ConvNet
+
+Compile = Literal["auto", "always", "never"]
+"""What a user wishes: `auto` compiles where it can be done and the work is long enough to gain."""
 
 SHAPES = 64
 """Kinds of calls (mode, precision, batch) that all nets of a process may be compiled for; PyTorch gives up after 8."""
+
+
+def pays(wish: Compile, work: Callable[[], float], enough: float, device: torch.device) -> bool:
+    """Whether to compile: as the user wishes, and on `auto` where that can be done and `work()` is at least `enough`.
+
+    Raises `Refused` where it cannot be done and the user insists.
+    """
+    if wish == "always" and not can_compile(device.type):
+        raise Refused(
+            "compile is 'always', but torch.compile does not work here (on a processor it needs a C++ compiler); "
+            "install one or set it to 'auto'"
+        )
+    return wish == "always" or (wish == "auto" and can_compile(device.type) and work() >= enough)
 
 
 def compile_nets(model: nn.Module, *, any_batch: bool = False) -> None:
@@ -25,7 +44,7 @@ def compile_nets(model: nn.Module, *, any_batch: bool = False) -> None:
     Names of parameters stay as they are; a copy of the model starts uncompiled. The first call of a kind takes some ten seconds,
     or two where the machine has met it before.
     """
-    torch._dynamo.config.recompile_limit = SHAPES  # noqa: SLF001  PyTorch documents it by this name
+    torch._dynamo.config.recompile_limit = SHAPES
     for net in _nets(model):
         net.compile(dynamic=any_batch)
 
@@ -42,7 +61,7 @@ def can_compile(device: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(_sample)(x).sum().backward()
+            torch.autograd.grad(torch.compile(_sample)(x).sum(), x)
     except Exception:  # noqa: BLE001  whatever is missing, eager code does the same
         return False
     return True

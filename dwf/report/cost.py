@@ -8,7 +8,7 @@ from dwf.core.journal import Record
 from dwf.report.markup import joined, table
 from dwf.report.reading import Evaluated, by_run
 from dwf.report.training import rounds
-from dwf.report.wording import ABSENT, count, duration
+from dwf.report.wording import ABSENT, count, duration, place
 
 _RUN = ("Run", "Parameters", "Backbone passes a prediction", "Rounds", "Training images", "Training time", "Trained on")
 _EVALUATION = ("Run", "Evaluation", "n", "Time", "Forward passes an image", "Backward passes an image", "Evaluated on")
@@ -35,8 +35,8 @@ def _run(one: Evaluated) -> list[str]:
         count(sum(int(record.get("images", 0)) for record in records)),
         duration(sum(map(_seconds, records))) + (f", {duration(elsewhere)} of it in another run" if elsewhere else ""),
     ]
-    place = "not here" if one.foreign else _place(*(environment.get(key, "?") for key in ("device", "threads", "precision")))
-    return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), place]
+    where = "not here" if one.foreign else place(environment)
+    return [one.run, count(model.parameters), count(model.forward_passes), *(trained if records else [ABSENT] * 3), where]
 
 
 def _planned(one: Evaluated) -> list[list[str]]:
@@ -44,8 +44,7 @@ def _planned(one: Evaluated) -> list[list[str]]:
     if one.plan is None or one.plan.get("settings") != one.record["settings"]:
         return []
     spent = {name: sum(map(_seconds, records)) for name, records in rounds(one).items()}
-    places = [_place(*(where.get(key, "?") for key in ("device", "threads", "precision")))
-              for where in (one.plan["environment"], one.record["environment"])]  # fmt: skip
+    places = [place(where) for where in (one.plan["environment"], one.record["environment"])]
     pairs = [(phase["name"], phase["seconds"], spent[phase["name"]]) for phase in one.plan["phases"] if phase["name"] in spent]
     pairs.append(("all", sum(p for _, p, _ in pairs), sum(s for _, _, s in pairs)))
     return [[one.run, name, duration(plan), duration(took), f"{took / plan:.2f}", *places] for name, plan, took in pairs]
@@ -58,9 +57,4 @@ def _seconds(record: Record) -> float:
 def _evaluation(one: Evaluated) -> list[str]:
     rows, where = one.result.attacks, one.result.environment
     passes = [f"{sum(entry.forwards for entry in rows):,.1f}", f"{sum(entry.backwards for entry in rows):,.1f}"]
-    place = _place(where.device, where.threads, where.precision)
-    return [one.run, one.name, count(one.result.dataset.n), duration(where.seconds), *passes, place]
-
-
-def _place(device: object, threads: object, precision: object) -> str:
-    return f"{device}, {threads} threads, {precision}"
+    return [one.run, one.name, count(one.result.dataset.n), duration(where.seconds), *passes, place(where.model_dump())]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from dwf.report.commands import command
 from dwf.report.markup import facts, joined, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import count, duration
+from dwf.report.wording import count, duration, place
 
 
 def provenance(evaluated: Sequence[Evaluated]) -> str | None:
@@ -69,5 +69,4 @@ def _foreign(about: Mapping[str, Any]) -> list[tuple[object, object]]:
 
 
 def _versions(environment: Mapping[str, object]) -> str:
-    known = {key: environment.get(key, "?") for key in ("dwf", "torch", "device", "threads", "precision")}
-    return f"dwf {known['dwf']}, torch {known['torch']}, {known['device']} with {known['threads']} threads, {known['precision']}"
+    return f"dwf {environment.get('dwf', '?')}, torch {environment.get('torch', '?')}, {place(environment)}"

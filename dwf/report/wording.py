@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 ABSENT = "–"
@@ -74,3 +74,9 @@ def listed(words: Sequence[str]) -> str:
 def shortened(text: str, limit: int) -> str:
     """At most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def place(environment: Mapping[str, object]) -> str:
+    """On what something ran, and how: "cpu (x86_64), 2 threads, bfloat16, compiled"."""
+    device, threads, precision = (environment.get(key, "?") for key in ("device", "threads", "precision"))
+    return f"{device}, {threads} threads, {precision}" + (", compiled" if environment.get("compiled") else "")

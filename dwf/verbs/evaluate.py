@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,17 +16,22 @@ from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry, Result, called
 from dwf.core.seeds import derive
 from dwf.core.settings import nearest
-from dwf.core.types import Images
+from dwf.core.types import Batch, Images
 from dwf.data import Data, ordered, subset
 from dwf.evaluation import PROTOCOLS, AnyTable
 from dwf.evaluation.protocol import Watch
 from dwf.evaluation.protocol import evaluate as evaluate_model
 from dwf.evaluation.tabulate import Subject
 from dwf.models import ExpertBank
+from dwf.models.compiled import Compile, pays
+from dwf.models.cost import multiply_adds
 from dwf.models.inference import attack_precision
 from dwf.run import Loaded, RunFolder, environment, load, override, package_version
 from dwf.training.mover import precision_of
 from dwf.verbs.reconsidered import of_method, reconsidered
+
+ENOUGH_TO_COMPILE = 5e9
+"""Multiply-adds of one forward pass of all images. A protocol asks for two hundred and more: half a minute of one core."""
 
 
 def evaluate(
@@ -40,6 +46,7 @@ def evaluate(
     surrogates: Sequence[Path | str] = (),
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    compile: Compile = "auto",
     batch: int = 250,
     seed: int = 0,
     resume: bool = False,
@@ -51,8 +58,8 @@ def evaluate(
     place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`, or `method.alpha=0.9` where the method lets it change
     after training; the result then goes into a file of its own. `samples`: a seeded subset with every class in its share; None
     takes all. `split`: "val" is the part of the training set that the run held out. `surrogates`: other run folders, whose
-    adversarial images are tried here. `precision` is that of the attacks; the verdict is always fp32. Raises `Refused` for bad
-    settings, an untrained run, or a result that is there already.
+    adversarial images are tried here. `precision` is that of the attacks, and `compile` is about their code; the verdict is always
+    fp32 and not compiled. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
@@ -83,6 +90,7 @@ def evaluate(
                 samples=samples,
                 device=where,
                 precision=precision_of(precision, attack_precision(where)),
+                compile=compile,
                 batch=batch,
                 seed=seed,
                 resume=resume,
@@ -104,6 +112,7 @@ def judge(
     samples: int | None,
     device: torch.device,
     precision: torch.dtype,
+    compile: Compile,
     batch: int,
     seed: int,
     resume: bool,
@@ -134,6 +143,9 @@ def judge(
         deviations=deviations,
     )
     batches = list(ordered(images, batch))
+    work = partial(_work, model, batches)
+    if compiled := pays(compile, work, ENOUGH_TO_COMPILE, device):
+        torch.compiler.reset()
     return evaluate_model(
         model,
         settings,
@@ -142,10 +154,16 @@ def judge(
         folder,
         surrogates=surrogates,
         precision=precision,
+        compiled=compiled,
         seed=seed,
         resume=resume,
         watch=watch,
     )
+
+
+def _work(model: nn.Module, batches: Sequence[Batch]) -> float:
+    """Multiply-adds of one forward pass of every image."""
+    return multiply_adds(model, batches[0].x[:1]) * sum(len(batch.y) for batch in batches)
 
 
 def others(folders: Sequence[Path | str], images: Images, device: torch.device) -> dict[str, nn.Module]:

@@ -118,6 +118,7 @@ def evaluate_module(
                 samples=samples,
                 device=where,
                 precision=dtype,
+                compile="never",  # a stranger's module may do anything in its forward pass
                 batch=batch,
                 seed=seed,
                 resume=resume,

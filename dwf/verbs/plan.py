@@ -17,9 +17,11 @@ from dwf.core.files import writable, write_json
 from dwf.core.seeds import derive
 from dwf.core.types import Batch, Images, Spec
 from dwf.data import Feed, ordered, specify, subset
+from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
 from dwf.training.calibration import Load, calibrate, counted, paced
+from dwf.training.compiling import compile_phases
 from dwf.training.mover import precision_of
 from dwf.training.plan import Passes, Phase
 
@@ -96,9 +98,11 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
     precision = precision_of(run.train.precision, attack_precision(where))
     spec, images = specify(images), images.to(where)
     model = build(run, spec, where)
+    phases = run.method.phases(model)
+    compile_phases(run.train.compile, phases, images)
     loads: dict[tuple[str, int], tuple[Load, float]] = {}
     costs = []
-    for phase in run.method.phases(model):
+    for phase in phases:
         batch = _batch(run, phase, images)
         key = (_kind(phase.name), sum(p.numel() for p in phase.subject.parameters()))
         if key not in loads:
@@ -106,7 +110,12 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
         load, validating = loads[key]
         passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
         costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds))
-    found = Plan(run.name, tuple(costs), images.pixels.numel(), environment(where, str(precision).removeprefix("torch.")))
+    found = Plan(
+        run.name,
+        tuple(costs),
+        images.pixels.numel(),
+        environment(where, str(precision).removeprefix("torch."), is_compiled(model)),
+    )
     if folder is not None:
         place = RunFolder(Path(folder))
         with writable(place.path):

@@ -84,7 +84,7 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
             "validation": len(held_out),
             "skipped": images.skipped,
         },
-        "environment": environment(device, str(precision).removeprefix("torch.")) | {"compiled": is_compiled(model)},
+        "environment": environment(device, str(precision).removeprefix("torch."), is_compiled(model)),
         "ranks": ranks.world(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

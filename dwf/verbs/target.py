@@ -19,8 +19,8 @@ def target(
 ) -> tuple[Path, Callable[..., Result]]:
     """(the folder that will hold the result, the call that makes it but for what both evaluations have in common).
 
-    `of_run`: phase, split. `of_model`: weights, mean, std, out; None where not given. Raises `Refused` unless exactly one of `run`
-    and `model` is given, with options that are its own.
+    `of_run`: phase, split, compile. `of_model`: weights, mean, std, out; None where not given. Raises `Refused` unless exactly one
+    of `run` and `model` is given, with options that are its own.
     """
     if (run is None) == (model is None):
         raise Refused(
@@ -32,9 +32,9 @@ def target(
             raise Refused(f"--{wrong[0]} is for a model from elsewhere, and {run} is a run folder; leave it out or give --model")
         return run, partial(evaluate, run, data=data, **of_run)
     assert model is not None
-    if of_run["phase"] is not None or of_run["split"] != "test":
-        option = "phase" if of_run["phase"] is not None else "split"
-        raise Refused(f"--{option} is about how a run was trained, and '{model}' was not trained here; leave it out")
+    usual = {"phase": None, "split": "test", "compile": "auto"}
+    if wrong := [option for option, value in of_run.items() if value != usual[option]]:
+        raise Refused(f"--{wrong[0]} is for a run that was trained here, which '{model}' was not; leave it out")
     if data is None:
         raise Refused(f"'{model}' does not know its data; name the data set or its folder with --data")
     mean, std = _numbers("mean", of_model["mean"]), _numbers("std", of_model["std"])
