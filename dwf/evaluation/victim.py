@@ -64,7 +64,7 @@ class Victim:
         self.original = Metered(model, self.meter)
         fast = AttackCopy(model, precision)
         if compiled:
-            compile_nets(fast, any_batch=True)  # survivors come in any number
+            compile_nets(fast)
         self._inner = fast.inner
         self.copy = Metered(fast, self.meter)
         self.surrogates = {name: self.through(AttackCopy(other.eval(), precision)) for name, other in (surrogates or {}).items()}

@@ -21,8 +21,8 @@ from dwf.models.resnet import ConvNet
 Compile = Literal["auto", "always", "never"]
 """What a user wishes: `auto` compiles where it can be done and the work is long enough to gain."""
 
-SHAPES = 64
-"""Kinds of calls (mode, precision, batch) that all nets of a process may be compiled for; PyTorch gives up after 8."""
+KINDS = 64
+"""Kinds of calls (net, mode, precision) that all nets of a process may be compiled for; PyTorch gives up after 8."""
 
 
 def pays(wish: Compile, work: Callable[[], float], enough: float, device: torch.device) -> bool:
@@ -38,15 +38,16 @@ def pays(wish: Compile, work: Callable[[], float], enough: float, device: torch.
     return wish == "always" or (wish == "auto" and can_compile(device.type) and work() >= enough)
 
 
-def compile_nets(model: nn.Module, *, any_batch: bool = False) -> None:
-    """Compile each of our nets inside `model`, at its first call, for each batch size or (a little slower) for all sizes at once.
+def compile_nets(model: nn.Module) -> None:
+    """Compile each of our nets inside `model`, at its first call, for batches of all sizes at once.
 
-    Names of parameters stay as they are; a copy of the model starts uncompiled. The first call of a kind takes some ten seconds,
-    or two where the machine has met it before.
+    One size at a time is hardly faster, and methods that send each expert its own images would compile without end. Names of
+    parameters stay as they are; a copy of the model starts uncompiled. The first call of a kind takes some ten seconds, or two
+    where the machine has met it before.
     """
-    torch._dynamo.config.recompile_limit = SHAPES
+    torch._dynamo.config.recompile_limit = KINDS
     for net in _nets(model):
-        net.compile(dynamic=any_batch)
+        net.compile(dynamic=True)
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -77,7 +77,7 @@ def test_the_attack_copy_of_a_compiled_model_is_compiled_and_follows_it() -> Non
 @compiler
 def test_one_code_serves_every_number_of_images() -> None:
     model = mixture().eval()
-    compile_nets(model, any_batch=True)
+    compile_nets(model)
     with torch.no_grad():
         whole = model(pixels(9))
         torch._dynamo.utils.counters.clear()
