@@ -1,6 +1,7 @@
 """One joint step of DWF (nine experts, PGD-10, 64 clean images) against a plain reading of the paper's algorithm 3.
 
-The plain reading: fp32, NCHW, `loss.backward()` inside the attack, a loop over the experts. Ours is the method's own generator.
+The plain reading: fp32, NCHW, `loss.backward()` inside the attack, a loop over the experts. Ours is the method's own generator,
+layer by layer and, where torch.compile works, as generated code, which is what `dwf train` uses for runs of this size.
 Peak memory is that of a fresh process that takes one step each way.
 """
 
@@ -9,40 +10,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 
 import torch
 import torch.nn.functional as F
 from harness import alternate, arguments, publish, spread
+from steps import EPS, FGSM_EPS, STEP, dwf, images, joint_step, spec
 from torch import Tensor, nn
 
-from dwf.core.seeds import Noise
-from dwf.core.types import Spec
-from dwf.methods import Dwf
-from dwf.models import ResNet
-from dwf.models.inference import attack_precision
-from dwf.training.loop import advance
-from dwf.training.mover import Mover
-from dwf.training.optim import Recipe, Sgd
-from dwf.training.plan import Draw
+from dwf.models.compiled import can_compile, compile_nets
 
-SPEC = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-EPS, STEP, STEPS, FGSM_EPS = 8 / 255, 2 / 255, 10, 0.05
-
-
-class OneBatch:
-    """A round of a single batch."""
-
-    precision = attack_precision(torch.device("cpu"))
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.draw = Draw(x, y, Noise.rows(0, len(y)), Random(0))
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self):  # noqa: ANN204
-        yield self.draw
+EXPERTS, STEPS = 9, 10
 
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
@@ -63,29 +40,18 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
 
 
 def contenders(depth: int, width: int, batch: int) -> dict:
-    """Both steps on their own copies of the same mixture and the same images."""
-    method = Dwf(
-        backbone=ResNet(depth=depth, width=width),
-        pgd_steps=(STEPS,),
-        fgsm_eps=(FGSM_EPS,),
-        joint=Recipe(epochs=1, batch=batch, optimizer=Sgd(learning_rate=0.01)),
-    )
+    """The steps on their own copies of the same mixture and the same images."""
+    method = dwf(depth, width, EXPERTS, STEPS, batch)
+    x, y = images(batch)
+    contiguous = x.contiguous()
     torch.manual_seed(0)
-    x, y = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,))
-    plain = method.model(SPEC)
+    plain = method.model(spec())
     optimizer = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-    ours = method.model(SPEC).to(memory_format=torch.channels_last)
-    phase = method.phases(ours)[-1]
-    mover = Mover(phase.learners["all"])
-    batches = OneBatch(x.to(memory_format=torch.channels_last), y)
-
-    def our_step() -> None:
-        ours.train()
-        updates = phase.round(ours, batches)
-        while (update := advance(updates, batches.precision, torch.device("cpu"))) is not None:
-            mover.take(update, 0.0)
-
-    return {"plain reading": lambda: plain_step(plain, optimizer, x, y), "dwf": our_step}
+    ours = {"dwf": None, "dwf, compiled": compile_nets} if can_compile("cpu") else {"dwf": None}
+    return {
+        "plain reading": lambda: plain_step(plain, optimizer, contiguous, y),
+        **{name: joint_step(method, x, y, hasten) for name, hasten in ours.items()},
+    }
 
 
 def peak_of_this_process() -> float:
@@ -121,15 +87,15 @@ def main() -> None:
         step()
         print(peak_of_this_process())
         return
-    both = contenders(chosen.depth, chosen.width, chosen.batch)
-    seconds = alternate(both, 2 if chosen.quick else chosen.repeats)
+    every = contenders(chosen.depth, chosen.width, chosen.batch)
+    seconds = alternate(every, 2 if chosen.quick else chosen.repeats)
     medians = {name: spread(values)["median"] for name, values in seconds.items()}
     figures = {
-        "settings": {"experts": 9, "steps": STEPS, "depth": chosen.depth, "width": chosen.width, "batch": chosen.batch},
+        "settings": {"experts": EXPERTS, "steps": STEPS, "depth": chosen.depth, "width": chosen.width, "batch": chosen.batch},
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "images_per_second": {name: chosen.batch / median for name, median in medians.items()},
-        "speedup": medians["plain reading"] / medians["dwf"],
-        "peak_mib": {name: peak(name, chosen.depth, chosen.width, chosen.batch) for name in both},
+        "speedup": {name: medians["plain reading"] / median for name, median in medians.items()},
+        "peak_mib": {name: peak(name, chosen.depth, chosen.width, chosen.batch) for name in every},
     }
     publish("joint_step", figures, chosen.json)
 

@@ -7,6 +7,7 @@ compiled run is as good as another and not the same bits.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -58,6 +59,7 @@ def is_compiled(model: nn.Module) -> bool:
 @lru_cache
 def can_compile(device: str) -> bool:
     """Whether code can be generated for this kind of device here: a processor needs a C++ compiler. Tried out, once a process."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where CUDA is installed without a GPU
     x = torch.ones(2, device=device, requires_grad=True)
     try:
         with warnings.catch_warnings():
