@@ -11,7 +11,7 @@ setup: .venv/.synced
 .venv/.synced: $(LOCK) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes $(LOCK)
+	$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python --quiet --require-hashes $(LOCK)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

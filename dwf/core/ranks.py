@@ -58,6 +58,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def restarted() -> bool:
+    """Whether torchrun started these processes anew after it had lost one: what they were at goes on, as with --resume."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def rank() -> int:
     """This process's number, 0 without torchrun."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -36,7 +36,7 @@ def pays(wish: Compile, work: Callable[[], float], enough: float, device: torch.
             "compile is 'always', but torch.compile does not work here (on a processor it needs a C++ compiler); "
             "install one or set it to 'auto'"
         )
-    return wish == "always" or (wish == "auto" and can_compile(device.type) and work() >= enough)
+    return wish == "always" or (wish == "auto" and work() >= enough and can_compile(device.type))
 
 
 def compile_nets(model: nn.Module) -> None:

@@ -93,7 +93,7 @@ def evaluate(
                 compile=compile,
                 batch=batch,
                 seed=seed,
-                resume=resume,
+                resume=resume or ranks.restarted(),
                 watch=watch,
             )
 

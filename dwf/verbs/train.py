@@ -34,14 +34,14 @@ def train(
 
     `executor`: learns phases that need nothing of each other side by side; None: all here, one after another. `reuse`: a folder of
     runs whose finished phases are taken over where everything that decides them is the same. Under torchrun every process calls
-    this; rank 0 writes. Raises `Refused` for bad data, settings and folders.
+    this; rank 0 writes, and processes that torchrun has started anew resume. Raises `Refused` for bad data, settings and folders.
     """
     place, where = RunFolder(Path(folder)), ranks.pick_device(device)
     with ranks.together(where):
         if executor is not None and ranks.world() > 1:
             raise Refused("under torchrun all ranks learn each phase together; leave --executor out, or start dwf without torchrun")
         with place.locked() if ranks.rank() == 0 else nullcontext():
-            _train(prepare(run, where, reuse), place, resume, Apart(executor, device, reuse), listeners)
+            _train(prepare(run, where, reuse), place, resume or ranks.restarted(), Apart(executor, device, reuse), listeners)
     return load(place.path, where)
 
 
