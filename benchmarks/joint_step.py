@@ -36,7 +36,7 @@ class OneBatch:
     precision = attack_precision(torch.device("cpu"))
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.draw = Draw(x, y, Noise.rows(0, len(y)), Random(0))
+        self.draw = Draw(x, y, Noise.rows(0, len(y)), Random(0), 0.0)
 
     def __len__(self) -> int:
         return 1
