@@ -88,7 +88,7 @@ class Dwf(Settings):
     warm_start: Literal["none", "benign", "kind"] = "none"
     """Who starts from a trained expert: "benign", all attacked ones from `benign-1`; "kind", all of a kind from its first."""
     warm: Recipe | None = None
-    """How those are trained, who need less; None: like the others."""
+    """How those are trained, which need less; None: like the others."""
 
     # Ablations
     trades: int = Field(default=0, ge=0)
@@ -131,8 +131,6 @@ class Dwf(Settings):
         sources = {name: source for name in self._names if (source := self._source(name))}
         if self.warm_start != "none" and not (self.pretrain and sources):
             raise ValueError(f"'warm_start' is '{self.warm_start}', but no expert is pretrained from another; set it to 'none'")
-        if self.warm and not sources:
-            raise ValueError("'warm' is given, but no expert starts warm; set 'warm_start' or leave it out")
         nets = dict(zip(self._names, self.backbones, strict=False))
         for name, source in sources.items():
             if source not in self._names:

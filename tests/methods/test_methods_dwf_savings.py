@@ -248,7 +248,6 @@ def test_phases_that_learn_clean_images_alone_are_judged_by_them() -> None:
         ({"warm_start": "kind"}, "'warm_start' is 'kind', but no expert is pretrained from another; set it to 'none'"),
         ({"warm_start": "benign", "pretrain": False}, "'warm_start' is 'benign', but no expert is pretrained from another"),
         ({"warm_start": "benign", "benign": 0}, "there is no expert benign-1; raise 'benign'"),
-        ({"warm": SHORT}, "'warm' is given, but no expert starts warm; set 'warm_start' or leave it out"),
         (
             {
                 "warm_start": "benign",
