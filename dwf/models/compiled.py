@@ -25,7 +25,7 @@ def compile_nets(model: nn.Module, *, any_batch: bool = False) -> None:
     Names of parameters stay as they are; a copy of the model starts uncompiled. The first call of a kind takes some ten seconds,
     or two where the machine has met it before.
     """
-    torch._dynamo.config.recompile_limit = SHAPES  # noqa: SLF001  PyTorch documents it by this name
+    torch._dynamo.config.recompile_limit = SHAPES
     for net in _nets(model):
         net.compile(dynamic=any_batch)
 
@@ -42,7 +42,7 @@ def can_compile(device: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.compile(_sample)(x).sum().backward()
+            torch.autograd.grad(torch.compile(_sample)(x).sum(), x)
     except Exception:  # noqa: BLE001  whatever is missing, eager code does the same
         return False
     return True

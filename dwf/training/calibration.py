@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch
+from dwf.training.footprint import Footprint, tellable
 from dwf.training.loop import advance, holding
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Phase
@@ -24,41 +24,61 @@ FEW = 8
 """Images of a first timing, from which the size of the next one follows."""
 
 
+class Middling(Random):
+    """Draws steps of middling length, again and again."""
+
+    def choice(self, seq: Any) -> Any:
+        """The number in `seq` that is nearest to the mean of all."""
+        return min(seq, key=lambda number: abs(number - fmean(seq)))
+
+
+class Shortest(Random):
+    """Draws the shortest steps: more of them need no more memory."""
+
+    def choice(self, seq: Any) -> Any:
+        """The least number in `seq`."""
+        return min(seq)
+
+
+MIDDLING = Middling(0)
+
+
 @dataclass(frozen=True)
 class Load:
     """Of one phase, on the device of its subject."""
 
     flops: float
     """Floating-point operations for each clean image: products and sums of convolutions and matrices, attacks included."""
-    memory: float
-    """Bytes that each clean image of a batch keeps alive at the worst moment of a step."""
-    fixed: float
-    """Bytes besides: weights, gradients, the optimizer's memory, the attack copy and casts."""
+    memory: Footprint
+    """Bytes alive in a step, besides the model's own."""
     seconds: float
     """For each clean image."""
 
 
+class Count(NamedTuple):
+    """Of one step."""
+
+    flops: float
+    memory: Footprint
+    optimizers: int
+    """Bytes that optimizers keep from step to step, which `memory` holds too."""
+
+
 def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float) -> Load:
     """Run `phase` on parts of `batch` for about `budget` seconds. Its subject learns from them: hand over one that nobody needs."""
-    rows = min(len(batch.y), 2)
+    rows = min(len(batch.y), tellable(phase.subject))
+    count = counted(phase, _first(batch, rows), precision)
+
+    def work(images: int) -> None:
+        whole, rest = divmod(images, len(batch.y))
+        for _ in _updates(phase, [batch] * whole + ([_first(batch, rest)] if rest else []), precision, _movers(phase)):
+            pass
+        if batch.x.is_cuda:
+            torch.cuda.synchronize()
+
     with holding(phase):
-        flops, small = counted(phase, _first(batch, rows), precision)
-        _, large = counted(phase, _first(batch, 2 * rows), precision)
-
-        def work(images: int) -> None:
-            whole, rest = divmod(images, len(batch.y))
-            for _ in _updates(phase, [batch] * whole + ([_first(batch, rest)] if rest else []), precision):
-                pass
-            if batch.x.is_cuda:
-                torch.cuda.synchronize()
-
         seconds = paced(work, 4 * len(batch.y), budget)
-    growth = (large - small) / rows if len(batch.y) >= 2 * rows else small / rows
-    subject = sum(p.numel() for p in phase.subject.parameters())
-    learning = sum(p.numel() for p in phase.subject.parameters() if p.requires_grad)
-    moments = sum(len(_moments(mover)) for mover in _movers(phase).values()) / max(len(phase.learners), 1)
-    copy = subject * torch.empty((), dtype=precision).element_size()
-    return Load(flops / rows, growth, max(small - rows * growth, 0) + copy + 4 * (subject + (1 + moments) * learning), seconds)
+    return Load(count.flops / rows, count.memory, seconds)
 
 
 def paced(work: Callable[[int], None], most: int, budget: float) -> float:
@@ -80,60 +100,49 @@ def _first(batch: Batch, rows: int) -> Batch:
     return Batch(batch.x[:rows], batch.y[:rows], batch.index[:rows])
 
 
-class _Typical(Random):
-    """A step of middling length, again and again."""
-
-    def choice(self, seq: Any) -> Any:
-        """The number in `seq` that is nearest to the mean of all."""
-        return min(seq, key=lambda number: abs(number - fmean(seq)))
-
-
 @dataclass(frozen=True)
 class _Few:
     """A round of given batches (`plan.Batches`)."""
 
     batches: Sequence[Batch]
     precision: torch.dtype
+    random: Random
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Draw]:
         for number, batch in enumerate(self.batches):
-            yield Draw(batch.x, batch.y, Noise(number, batch.index), _Typical(0))
+            yield Draw(batch.x, batch.y, Noise(number, batch.index), self.random)
 
 
 def _movers(phase: Phase) -> dict[str, Mover]:
     return {name: Mover(learner) for name, learner in phase.learners.items()}
 
 
-def _moments(mover: Mover) -> set[str]:
-    """Which numbers the optimizer keeps for each parameter: momentum, or Adam's two."""
-    optimizer = mover.optimizer
-    if isinstance(optimizer, torch.optim.SGD):
-        return {"momentum"} if optimizer.defaults["momentum"] else set()
-    return {"first", "second"}
-
-
-def _updates(phase: Phase, batches: Sequence[Batch], precision: torch.dtype) -> Iterator[None]:
+def _updates(
+    phase: Phase, batches: Sequence[Batch], precision: torch.dtype, movers: Mapping[str, Mover], random: Random = MIDDLING
+) -> Iterator[None]:
     """The steps of the loop, without its journal and checkpoints."""
-    movers = _movers(phase)
     phase.subject.train()
     for module in phase.frozen:
         module.eval()
-    updates = phase.round(phase.subject, _Few(batches, precision))
+    updates = phase.round(phase.subject, _Few(batches, precision, random))
     while (update := advance(updates, precision, batches[0].x.device)) is not None:
         movers[update.learner].take(update, 0.0)
         yield
 
 
-def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> tuple[float, float]:
-    """Operations of a step on `batch`, which the subject takes, and the most bytes that backward passes kept at one time."""
-    ledger = _Ledger({p.untyped_storage().data_ptr() for p in phase.subject.parameters()})
-    with _Operations() as operations, torch.autograd.graph.saved_tensors_hooks(ledger.pack, _Kept.unpack):
-        for _ in _updates(phase, [batch], precision):
-            pass
-    return operations.flops, float(ledger.most)
+def counted(phase: Phase, batch: Batch, precision: torch.dtype, random: Random = MIDDLING) -> Count:
+    """Operations and memory of a step on `batch`, which the subject takes; optimizers are past their first step by then."""
+    with holding(phase), Footprint(phase.subject, len(batch.y)) as memory:
+        movers = _movers(phase)
+        for mover in movers.values():
+            mover.begin()
+        with _Operations() as operations:
+            for _ in _updates(phase, [batch], precision, movers, random):
+                pass
+        return Count(operations.flops, memory, sum(mover.kept for mover in movers.values()))
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -149,38 +158,3 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (count := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out
-
-
-class _Ledger:
-    """Which storages wait for a backward pass, and the most bytes that ever did; parameters are not counted."""
-
-    def __init__(self, parameters: set[int]) -> None:
-        self.users: dict[int, int] = dict.fromkeys(parameters, 1)
-        self.alive = self.most = 0
-
-    def pack(self, tensor: Tensor) -> _Kept:
-        """Enter a tensor that a backward pass will ask for."""
-        storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
-        if self.users.setdefault(address, 0) == 0:
-            self.alive += size
-            self.most = max(self.most, self.alive)
-        self.users[address] += 1
-        return _Kept(self, tensor, address, size)
-
-
-class _Kept:
-    """One saved tensor; leaves the ledger with the graph that holds it."""
-
-    def __init__(self, ledger: _Ledger, tensor: Tensor, address: int, size: int) -> None:
-        self.ledger, self.tensor, self.address, self.size = ledger, tensor, address, size
-
-    def unpack(self: Self) -> Tensor:
-        """The tensor."""
-        return self.tensor
-
-    def __del__(self) -> None:
-        users = self.ledger.users
-        users[self.address] -= 1
-        if users[self.address] == 0:
-            self.ledger.alive -= self.size

@@ -17,7 +17,7 @@ from dwf.training.plan import Phase
 
 WORTH = {"cpu": 3e12, "cuda": 1e15}
 """Multiply-adds of the forward passes of all clean images of a run from which on compiling costs less time than it saves: on a
-processor some twenty seconds of one core, where a minute of compiling saves a third of the passes with gradients; on GPUs assumed."""
+processor twenty seconds of one core, where a minute of compiling saves a third of the passes with gradients; on GPUs assumed."""
 
 
 def compile_phases(wish: Compile, phases: Sequence[Phase], images: Images) -> None:

@@ -124,6 +124,11 @@ class Phase:
     """Settings of the method that change nothing of what this phase makes of its subject's first weights. Two runs that differ in
     these alone can share the finished phase; a setting that is not named counts as one that decides."""
 
+    @property
+    def kind(self) -> str:
+        """The name without an expert's number, as `Method.cost` calls it: `pgd` for `pgd-3`."""
+        return self.name.rstrip("-0123456789")
+
 
 class Method(Protocol):
     """Frozen settings; its fields are its hyper-parameters."""

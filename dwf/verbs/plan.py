@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ from dwf.data import Feed, ordered, specify, subset
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
 from dwf.training.calibration import Load, calibrate, counted, paced
+from dwf.training.footprint import resident
+from dwf.training.memory import Measures
 from dwf.training.mover import precision_of
 from dwf.training.plan import Passes, Phase
+from dwf.verbs.fitting import measures
 
 PLAN_SCHEMA = 1
 """Of plan.json."""
@@ -49,14 +52,16 @@ class PhaseCost:
     flops: float
     """In all."""
     memory: float
-    """Bytes at the worst moment of a step; the data set and PyTorch itself come on top."""
+    """Bytes at the worst moment of a step, the model's own among them; the data set and PyTorch itself come on top."""
     seconds: float
     """On the device that was asked for, validation included."""
+    measures: Measures | None = None
+    """How it stays below a memory cap, which operations, memory and time know of; None without one."""
 
     @property
     def kind(self) -> str:
         """The name without an expert's number: `pgd` for `pgd-3`."""
-        return _kind(self.name)
+        return self.name.rstrip("-0123456789")
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,22 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(where)
     precision = precision_of(run.train.precision, attack_precision(where))
     spec, images = specify(images), images.to(where)
+    capped = measures(run, images, spec, precision, None)
     model = build(run, spec, where)
     loads: dict[tuple[str, int], tuple[Load, float]] = {}
     costs = []
     for phase in run.method.phases(model):
-        batch = _batch(run, phase, images)
-        key = (_kind(phase.name), sum(p.numel() for p in phase.subject.parameters()))
+        measured = capped.get(phase.name)
+        batch = _batch(run, phase, images, measured.parts if measured else 1)
+        key = (phase.kind, sum(p.numel() for p in phase.subject.parameters()))
         if key not in loads:
+            if measured:
+                measured.apply(phase.subject)
             loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)
         load, validating = loads[key]
-        passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
-        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds))
+        passes, seconds = run.method.cost()[phase.kind], validating * len(validation)
+        cost = _cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds)
+        costs.append(replace(cost, memory=resident(model) + cost.memory, measures=measured))
     found = Plan(run.name, tuple(costs), images.pixels.numel(), environment(where, str(precision).removeprefix("torch.")))
     if folder is not None:
         place = RunFolder(Path(folder))
@@ -124,21 +134,15 @@ def paper_flops() -> float:
     each: dict[str, float] = {}
     total = 0.0
     for phase in run.method.phases(model):
-        kind = _kind(phase.name)
-        if kind not in each:
-            each[kind] = counted(phase, batch, torch.bfloat16)[0]
-        total += each[kind] * 45_000 * phase.rounds / phase.parts
+        if phase.kind not in each:
+            each[phase.kind] = counted(phase, batch, torch.bfloat16).flops
+        total += each[phase.kind] * 45_000 * phase.rounds / phase.parts
     return total
 
 
-def _kind(phase: str) -> str:
-    """As `Method.cost` calls it."""
-    return phase.rstrip("-0123456789")
-
-
-def _batch(run: Run, phase: Phase, images: Images) -> Batch:
+def _batch(run: Run, phase: Phase, images: Images, parts: int) -> Batch:
     """The first batch of a phase, as large as the loop's."""
-    feed = Feed(images, phase.batch, 0, run.data.crop, run.data.flip, parts=run.train.accumulate)
+    feed = Feed(images, phase.batch, 0, run.data.crop, run.data.flip, parts=run.train.accumulate * parts)
     if phase.parts > (batches := len(feed.epoch(0))):
         raise Refused(f"phase '{phase.name}' cuts its epochs into {phase.parts} parts, but they have {batches} batches; use fewer")
     return next(iter(feed.epoch(0)))
@@ -167,6 +171,6 @@ def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, 
         passes.forwards,
         passes.backwards,
         load.flops * seen,
-        load.fixed + load.memory * batch,
+        load.memory.peak(batch),
         load.seconds * seen + validation * phase.rounds,
     )
