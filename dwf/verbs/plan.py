@@ -109,8 +109,7 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
             loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)
         load, validating = loads[key]
         passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
-        kept = 4 * sum(p.numel() for p in phase.subject.parameters()) if run.train.average is not None else 0
-        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds, kept=kept))
+        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds))
     found = Plan(
         run.name,
         tuple(costs),
@@ -136,7 +135,7 @@ def paper_flops() -> float:
     for phase in run.method.phases(model):
         kind = _kind(phase.name)
         if kind not in each:
-            each[kind] = counted(phase, batch, torch.bfloat16).flops
+            each[kind] = counted(phase, batch, torch.bfloat16)[0]
         total += each[kind] * 45_000 * phase.rounds / phase.parts
     return total
 
@@ -167,8 +166,8 @@ def _some(images: Images, count: int) -> Iterator[Batch]:
     return ordered(images.take(torch.arange(count)), 250)
 
 
-def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float, kept: int) -> PhaseCost:
-    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round; `kept`: bytes of the average."""
+def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float) -> PhaseCost:
+    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round."""
     seen = images // phase.batch * phase.batch * phase.rounds // phase.parts
     return PhaseCost(
         phase.name,
@@ -177,6 +176,6 @@ def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, 
         passes.forwards,
         passes.backwards,
         load.flops * seen,
-        load.fixed + load.memory * batch + kept,
+        load.fixed + load.memory * batch,
         load.seconds * seen + validation * phase.rounds,
     )
