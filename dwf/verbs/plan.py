@@ -21,9 +21,9 @@ from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
 from dwf.training.calibration import Load, calibrate, counted, paced
-from dwf.training.compiling import compile_phases
 from dwf.training.mover import precision_of
 from dwf.training.plan import Passes, Phase
+from dwf.verbs.compiling import compile_phases
 
 PLAN_SCHEMA = 1
 """Of plan.json."""

@@ -24,11 +24,11 @@ from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, build, environment
 from dwf.training.checkpoint import Store
-from dwf.training.compiling import compile_phases
 from dwf.training.loop import Harness, Validate
 from dwf.training.mover import precision_of
 from dwf.training.plan import Phase
 from dwf.training.reuse import Shelf
+from dwf.verbs.compiling import compile_phases
 
 CODE = ("core", "data", "models", "attacks", "training", "methods", "evaluation/validation.py")
 """Parts of the package that decide what a phase makes."""
