@@ -17,6 +17,10 @@ Classifier = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) float in [0, 1] -> logits (B, classes). An nn.Module, one expert, a lambda: all qualify."""
 
 
+Compile = Literal["auto", "always", "never"]
+"""Whether nets become generated code: `auto` compiles where it can be done and the work is long enough to gain."""
+
+
 class Spec(Settings):
     """What a model must know of its data. Normalisation is the model's first layer, so nobody else needs mean and std."""
 

@@ -11,16 +11,13 @@ import logging
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dwf.core.errors import Refused
+from dwf.core.types import Compile
 from dwf.models.resnet import ConvNet
-
-Compile = Literal["auto", "always", "never"]
-"""What a user wishes: `auto` compiles where it can be done and the work is long enough to gain."""
 
 KINDS = 64
 """Kinds of calls (net, mode, precision) that all nets of a process may be compiled for; PyTorch gives up after 8."""

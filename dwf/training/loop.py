@@ -22,7 +22,7 @@ from dwf.core.errors import Refused
 from dwf.core.journal import Journal
 from dwf.core.seeds import Noise, derive
 from dwf.core.settings import Settings
-from dwf.models.compiled import Compile
+from dwf.core.types import Compile
 from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Feed, Phase, Sized, Update

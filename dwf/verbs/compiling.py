@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from dwf.core.types import Images
+from dwf.core.types import Compile, Images
 from dwf.data import ordered
-from dwf.models.compiled import Compile, compile_nets, pays
+from dwf.models.compiled import compile_nets, pays
 from dwf.models.cost import multiply_adds
 from dwf.training.plan import Phase
 

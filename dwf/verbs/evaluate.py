@@ -16,14 +16,14 @@ from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry, Result, called
 from dwf.core.seeds import derive
 from dwf.core.settings import nearest
-from dwf.core.types import Batch, Images
+from dwf.core.types import Batch, Compile, Images
 from dwf.data import Data, ordered, subset
 from dwf.evaluation import PROTOCOLS, AnyTable
 from dwf.evaluation.protocol import Watch
 from dwf.evaluation.protocol import evaluate as evaluate_model
 from dwf.evaluation.tabulate import Subject
 from dwf.models import ExpertBank
-from dwf.models.compiled import Compile, pays
+from dwf.models.compiled import pays
 from dwf.models.cost import multiply_adds
 from dwf.models.inference import attack_precision
 from dwf.run import Loaded, RunFolder, environment, load, override, package_version

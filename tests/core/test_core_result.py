@@ -43,7 +43,7 @@ def example() -> dict[str, Any]:
         "per_class": [{"class": "zero", "clean": 0.9, "worst_case": 0.4}],
         "environment": {
             **{"dwf": "0.1.0", "torch": "2.11", "device": "cpu", "threads": 2, "precision": "bf16", "seed": 0},
-            **{"started": "2026-01-01T00:00:00Z", "seconds": 12.5},
+            **{"compiled": True, "started": "2026-01-01T00:00:00Z", "seconds": 12.5},
         },
     }
 

@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
             "bank",
             "bounds",
             "certificates",
+            "compiled",
             "cost",
             "folding",
             "foreign",
