@@ -56,7 +56,7 @@ class OneBatch:
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.precision = attack_precision(x.device)
-        self.draw = Draw(x, y, Noise.rows(0, len(y), x.device), Random(0))
+        self.draw = Draw(x, y, Noise.rows(0, len(y), x.device), Random(0), 0.0)
 
     def __len__(self) -> int:
         return 1

@@ -67,11 +67,12 @@ class _Watcher:
                     self._line(self._phase, record)
 
     def _line(self, phase: str, record: Record) -> None:
-        last = record["round"] + 1 == record["rounds"]
+        last = _last(record)
         if last or time.monotonic() - self._last_line > 5:  # many short rounds would flood the screen
             self._last_line = time.monotonic()
             reused = f"  reused from {record['reused_from']}" if "reused_from" in record else ""
-            said = f"{phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}{reused}"
+            early = "  stopped early" if "stopped" in record else ""
+            said = f"{phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}{early}{reused}"
             self._console.print(said, highlight=False)
 
     def _show(self, record: Record, done: float, state: str) -> None:
@@ -82,6 +83,11 @@ class _Watcher:
             self._bar.update(
                 self._task, completed=done, state=f"round {record['round'] + 1}/{record['rounds']}  {state}  {_clock(left)} left"
             )
+
+
+def _last(record: Record) -> bool:
+    """Whether a phase ends with this round."""
+    return "stopped" in record or bool(record["round"] + 1 == record["rounds"])
 
 
 def _scores(record: Record) -> str:
@@ -136,7 +142,7 @@ def sweeping(console: Console, cells: int, *, quiet: bool = False) -> Iterator[T
     def tell(name: str, record: Record) -> None:
         nonlocal ended
         match record["event"]:
-            case "round" if record["round"] + 1 == record["rounds"]:
+            case "round" if _last(record):
                 cell = name.removesuffix(f"/{record['phase']}")
                 if (cell, record["phase"]) in shown:  # it was told of by the process that learnt it
                     return

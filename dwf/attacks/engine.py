@@ -43,17 +43,20 @@ def ascend(
     direction: Direction | None = None,
     draws: int = 1,
     restart: int = 0,
+    first: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yields each of the `steps` iterates (B, C, H, W), all inside ball and box.
 
     x: (B, C, H, W) float32 in [0, 1]. `loss` returns one value per sample. `step` is in the units of the threat's radius.
     `start` defaults to `uniform`, `direction` to `steepest(threat)`. `draws` > 1 averages that many gradients (expectation over
-    transformation, Athalye et al., ICML 2018) and is for models that are random by themselves.
+    transformation, Athalye et al., ICML 2018) and is for models that are random by themselves. `first`: the gradient (B, C, H, W)
+    at the start, where the caller has it already.
     """
     x, direction = x.detach(), direction or steepest(threat)
     adversarial = (start or uniform)(x, threat, noise, restart)
-    for _ in range(steps):
-        moved = adversarial + step * direction(input_gradient(loss, adversarial, draws))
+    for number in range(steps):
+        known = first if number == 0 else None
+        moved = adversarial + step * direction(input_gradient(loss, adversarial, draws) if known is None else known)
         adversarial = project(moved, x, threat)
         yield adversarial
 

@@ -25,10 +25,23 @@ class Fgsm(Settings):
     step: Length | None = None
     """Step size; None is eps from the image and 1.25 eps from a uniform start."""
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""
+    def __call__(
+        self,
+        model: Classifier,
+        x: Tensor,
+        y: Tensor,
+        noise: Noise,
+        target: Tensor | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error.
+
+        `gradient`: that of the loss at the image, where the caller has it already and the attack starts there.
+        """
         checked(x, y, self.threat, target)
         random = self.start == "uniform"
+        assert gradient is None or not random
         step = self.step if self.step is not None else self.threat.eps * (1.25 if random else 1)
         with frozen(model):
             (adversarial,) = ascend(
@@ -39,5 +52,6 @@ class Fgsm(Settings):
                 step=step,
                 noise=noise,
                 start=uniform if random else at_image,
+                first=gradient,
             )
         return adversarial

@@ -37,9 +37,22 @@ class Pgd(Settings):
             )
         return self
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""
+    def __call__(
+        self,
+        model: Classifier,
+        x: Tensor,
+        y: Tensor,
+        noise: Noise,
+        target: Tensor | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error.
+
+        `gradient`: that of the loss at the image, where the caller has it already and the attack starts there.
+        """
         checked(x, y, self.threat, target)
+        assert gradient is None or self.start == "image"
         with frozen(model):
             loss = cross_entropy(model, y, target)
             best, worst = x.detach(), torch.full_like(x[:, 0, 0, 0], -torch.inf)
@@ -54,6 +67,7 @@ class Pgd(Settings):
                     start=uniform if self.start == "uniform" else at_image,
                     draws=self.draws,
                     restart=restart,
+                    first=gradient,
                 )
                 if self.restarts == 1:
                     return last

@@ -32,6 +32,8 @@ def plan(
     with console.status("calibrating"):
         found, paper = verbs.plan(run, out, device=device), paper_flops()
     _phases(found)
+    if run.train.patience is not None:
+        console.print(f"These are upper bounds: train.patience = {run.train.patience} may end any phase before its last round.")
     _devices(found, paper)
     if out is not None:
         console.print(f"Written: {out / 'plan.json'}\nNext: dwf train {preset} --out {out}", markup=False)

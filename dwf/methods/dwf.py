@@ -4,43 +4,40 @@ Model (eqs 1, 2):  w(x) = softmax(g(x));  z(x) = sum_i w_i(x) f_i(x).
 Phase 1:  benign expert CE(f(x), y);  FGSM expert CE(f(x'_eps), y), eps drawn a batch;  PGD expert CE(f(x'_K), y), K drawn a batch.
 Phase 2:  L = (1 / 3B) sum_x [ CE(z(x), y) + CE(z(x'_FGSM), y) + CE(z(x'_PGD), y) ], both attacks on the complete mixture.
 What the paper leaves open is a field below with its default; docs/paper-to-code.md lists what is stated and what is ours. Those
-under "Ablations" leave the paper: each takes one part of the system away or puts another in its place.
+under "Savings" and "Ablations" leave the paper: each makes training cheaper, or takes a part away or puts another in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from random import Random
-from statistics import mean
-from typing import Annotated, Literal, Self, get_args
+from dataclasses import replace
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dwf.attacks import Fgsm, Pgd
 from dwf.core.errors import Refused
-from dwf.core.seeds import Noise, own_stream
+from dwf.core.seeds import own_stream
 from dwf.core.settings import Length, PixelFraction, Settings
 from dwf.core.types import Spec, Threat
 from dwf.methods.plain import clean_round, single_phase
+from dwf.methods.regimes import REGIMES, Regime, Regimes, Start
 from dwf.methods.trades import surrogate, worst_neighbours
 from dwf.models import AttackCopy, Backbone, ExpertBank, Gate, Mixture, ResNet
 from dwf.models.bank import Featured
 from dwf.models.mixture import Mixing
 from dwf.training.optim import Recipe, Sgd
-from dwf.training.plan import Batches, Draw, Group, Learner, Passes, Phase, Update
+from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
 
 NonEmpty = Annotated[tuple[PixelFraction, ...], Field(min_length=1)]
 """Radii to draw from."""
-Regime = Literal["clean", "fgsm", "pgd"]
-REGIMES: tuple[Regime, ...] = get_args(Regime)
 USES = {
     "benign": (),
-    "fgsm": ("fgsm_eps", "fgsm_start", "batch_norm"),
-    "pgd": ("pgd_threat", "pgd_step", "pgd_steps", "batch_norm"),
-    "trades": ("pgd_threat", "pgd_step", "pgd_steps", "batch_norm", "trades_beta"),
+    "fgsm": ("fgsm_eps", "fgsm_start", "radius_ramp", "batch_norm"),
+    "pgd": ("pgd_threat", "pgd_step", "pgd_steps", "pgd_start", "steps_ramp", "radius_ramp", "batch_norm"),
+    "trades": ("pgd_threat", "pgd_step", "pgd_steps", "steps_ramp", "radius_ramp", "batch_norm", "trades_beta"),
 }
 """Kinds of experts, in their order, and the settings that decide what each learns, besides those of all."""
 _ALWAYS = ("kind", "backbone", "experts", "pretrain")
@@ -61,8 +58,8 @@ class Dwf(Settings):
 
     fgsm_eps: NonEmpty = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09)
     """The FGSM radius is drawn from these for every batch (stated)."""
-    fgsm_start: Literal["image", "uniform"] = "image"
-    """Where FGSM starts (not stated; "image" is the classic attack and invites catastrophic overfitting)."""
+    fgsm_start: Start = "image"
+    """Where FGSM starts (not stated; "image" invites catastrophic overfitting; from "uniform" on, the step is 1.25 eps)."""
     pgd_threat: Threat = Threat()
     """Of the PGD images (radius not stated; 8/255)."""
     pgd_step: Length = 2 / 255
@@ -80,6 +77,18 @@ class Dwf(Settings):
     """The end-to-end phase; `batch` counts clean images, each step sees three times as many (stated)."""
     gate_learning_rate: float = Field(default=0.1, gt=0)
     """The gate's own rate in the joint phase: it starts fresh while the experts are trained (not stated)."""
+
+    # Savings
+    pgd_start: Start = "uniform"
+    """Where PGD starts. At the image, where FGSM starts too, both take their first gradient together in the joint phase."""
+    steps_ramp: float = Field(default=0.0, ge=0, le=1)
+    """Share of an expert's training over which K grows from 1 to what is drawn. The joint phase attacks at full strength."""
+    radius_ramp: float = Field(default=0.0, ge=0, le=1)
+    """Share of an expert's training over which its radii, and PGD's step size with them, grow from 0."""
+    warm_start: Literal["none", "benign", "kind"] = "none"
+    """Who starts from a trained expert: "benign", all attacked ones from `benign-1`; "kind", all of a kind from its first."""
+    warm: Recipe | None = None
+    """How those are trained, which need less; None: like the others."""
 
     # Ablations
     trades: int = Field(default=0, ge=0)
@@ -113,6 +122,29 @@ class Dwf(Settings):
             raise ValueError(f"'joint_regimes' is {', '.join(self.joint_regimes)}; name each regime once")
         return self
 
+    @model_validator(mode="after")
+    def _savings_fit(self) -> Self:
+        eased = {"steps_ramp": ("pgd", "trades"), "radius_ramp": ("fgsm", "pgd", "trades")}
+        for name, kinds in eased.items():
+            if getattr(self, name) and not (self.pretrain and any(getattr(self, kind) for kind in kinds)):
+                raise ValueError(f"'{name}' is {getattr(self, name)}, but no expert is pretrained on such attacks; set it to 0")
+        sources = {name: source for name in self._names if (source := self._source(name))}
+        if self.warm_start != "none" and not (self.pretrain and sources):
+            raise ValueError(f"'warm_start' is '{self.warm_start}', but no expert is pretrained from another; set it to 'none'")
+        nets = dict(zip(self._names, self.backbones, strict=False))
+        for name, source in sources.items():
+            if source not in self._names:
+                raise ValueError(f"'warm_start' is '{self.warm_start}', but there is no expert {source}; raise 'benign'")
+            if nets and nets[name] != nets[source]:
+                raise ValueError(f"{name} cannot start from {source}, whose net in 'backbones' is another; give both the same")
+        return self
+
+    def _source(self, name: str) -> str:
+        """The trained expert that this one starts from, if any."""
+        kind, _, number = name.partition("-")
+        first = "benign-1" if self.warm_start == "benign" and kind != "benign" else ""
+        return f"{kind}-1" if self.warm_start == "kind" and number != "1" else first
+
     @property
     def _names(self) -> tuple[str, ...]:
         return tuple(f"{kind}-{number + 1}" for kind in USES for number in range(getattr(self, kind)))
@@ -145,12 +177,7 @@ class Dwf(Settings):
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """Algorithm 1 and 2: every expert by itself; algorithm 3: everything together."""
         assert isinstance(model, Mixture)
-        phases = []
-        if self.pretrain:
-            rounds = {"benign": clean_round, "fgsm": self._fgsm_round, "pgd": self._pgd_round, "trades": self._trades_round}
-            for name, expert in zip(self._names, model.bank, strict=True):
-                kind = name.partition("-")[0]
-                phases.append(single_phase(name, expert, self.experts, rounds[kind], ignores=_ignored(kind)))
+        phases = list(self._apart(dict(zip(self._names, model.bank, strict=True)))) if self.pretrain else []
         before = tuple(phase.name for phase in phases)
         if self.gate_warmup:
             phases.append(self._together("gate", model, self.gate_warmup, before, frozen=True))
@@ -159,12 +186,21 @@ class Dwf(Settings):
             phases.append(self._together("joint", model, self.joint.epochs, before, frozen=self.freeze_experts))
         return phases
 
+    def _apart(self, experts: Mapping[str, nn.Module]) -> Iterator[Phase]:
+        """A phase for each expert by itself; a warm one comes after its source and goes on from there."""
+        rounds = {"benign": clean_round, "fgsm": self._fgsm_round, "pgd": self._pgd_round, "trades": self._trades_round}
+        for name, expert in experts.items():
+            kind, source = name.partition("-")[0], self._source(name)
+            recipe = (source and self.warm) or self.experts
+            phase = single_phase(name, expert, recipe, rounds[kind], ignores=_ignored(kind, warm=bool(source)))
+            phase = replace(phase, grows=kind in ("pgd", "trades") and self.steps_ramp > 0)
+            yield replace(phase, needs=(source,), start=experts[source]) if source else phase
+
     def cost(self) -> Mapping[str, Passes]:
         """An expert's phase trains one net; `gate` and `joint` run the whole mixture on an image of each regime."""
-        steps = mean(self.pgd_steps)
+        steps, attacks = self._eased.mean_steps, self._regimes.gradients(self.joint_regimes)
         experts = {"benign": (1, 1), "fgsm": (2, 2), "pgd": (steps + 1, steps + 1), "trades": (steps + 3, steps + 2)}
         passes = {kind: Passes(*each) for kind, each in experts.items() if self.pretrain and getattr(self, kind)}
-        attacks = sum({"clean": 0, "fgsm": 1, "pgd": steps}[regime] for regime in self.joint_regimes)
         images = len(self.joint_regimes)
         gate_only = Passes(attacks + images, attacks)  # nothing flows back into the experts but the attacks' gradients
         if self.gate_warmup:
@@ -174,22 +210,20 @@ class Dwf(Settings):
         return passes
 
     def _fgsm_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
-        victim = self._victim(expert, batches)
+        victim, regimes = self._victim(expert, batches), self._eased
         for batch in batches:
-            x = self._fgsm(victim(), batch.x, batch.y, batch.noise, batch.random)
-            yield Update(F.cross_entropy(expert(x), batch.y))
+            yield Update(F.cross_entropy(expert(regimes.fgsm(victim(), batch)), batch.y))
 
     def _pgd_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
-        victim = self._victim(expert, batches)
+        victim, regimes = self._victim(expert, batches), self._eased
         for batch in batches:
-            x = self._pgd(victim(), batch.x, batch.y, batch.noise, batch.random)
-            yield Update(F.cross_entropy(expert(x), batch.y))
+            yield Update(F.cross_entropy(expert(regimes.pgd(victim(), batch)), batch.y))
 
     def _trades_round(self, expert: nn.Module, batches: Batches) -> Iterator[Update]:
-        victim = self._victim(expert, batches)
+        victim, regimes = self._victim(expert, batches), self._eased
         for batch in batches:
-            steps = batch.random.choice(self.pgd_steps)
-            worst = worst_neighbours(victim(), batch.x, batch.noise, threat=self.pgd_threat, steps=steps, step=self.pgd_step)
+            threat, step, steps = regimes.pgd_strength(batch)
+            worst = worst_neighbours(victim(), batch.x, batch.noise, threat=threat, steps=steps, step=step)
             yield surrogate(expert, batch.x, worst, batch.y, self.trades_beta)
 
     def _joint_round(self, mixture: nn.Module, batches: Batches) -> Iterator[Update]:
@@ -197,24 +231,21 @@ class Dwf(Settings):
         assert isinstance(mixture, Mixture)
         victim, regimes = self._victim(mixture, batches), self.joint_regimes
         for batch in batches:
-            attacked = victim()
-            routing = mixture.route(torch.cat([self._image(regime, attacked, batch) for regime in regimes]))
+            routing = mixture.route(torch.cat(self._regimes.images(regimes, victim(), batch)))
             labels = batch.y.repeat(len(regimes))
             losses = F.cross_entropy(routing.logits, labels, reduction="none").view(len(regimes), -1).mean(1)
             log = {f"loss_{regime}": loss for regime, loss in zip(regimes, losses.detach(), strict=True)}
             yield Update(losses.mean(), log={**log, **_health(routing.weights.detach())})
 
-    def _image(self, regime: Regime, victim: nn.Module, batch: Draw) -> Tensor:
-        if regime == "clean":
-            return batch.x
-        attack = self._fgsm if regime == "fgsm" else self._pgd
-        return attack(victim, batch.x, batch.y, batch.noise, batch.random)
+    @property
+    def _regimes(self) -> Regimes:
+        """The images of the joint phase."""
+        return Regimes(self.fgsm_eps, self.fgsm_start, self.pgd_threat, self.pgd_step, self.pgd_steps, self.pgd_start)
 
-    def _fgsm(self, victim: nn.Module, x: Tensor, y: Tensor, noise: Noise, random: Random) -> Tensor:
-        return Fgsm(threat=Threat(eps=random.choice(self.fgsm_eps)), start=self.fgsm_start)(victim, x, y, noise)
-
-    def _pgd(self, victim: nn.Module, x: Tensor, y: Tensor, noise: Noise, random: Random) -> Tensor:
-        return Pgd(threat=self.pgd_threat, step=self.pgd_step, steps=random.choice(self.pgd_steps))(victim, x, y, noise)
+    @property
+    def _eased(self) -> Regimes:
+        """The images of experts that learn by themselves: easier ones first, where that is asked for."""
+        return replace(self._regimes, steps_ramp=self.steps_ramp, radius_ramp=self.radius_ramp)
 
     def _victim(self, model: nn.Module, batches: Batches) -> Callable[[], nn.Module]:
         """What the attacks ascend, with the present weights at every call."""
@@ -228,7 +259,8 @@ class Dwf(Settings):
             groups.append(Group(list(model.gate.parameters()), self.gate_learning_rate))
         learner = Learner(groups, recipe.optimizer, recipe.schedule)
         rounds, still = epochs * recipe.parts, (model.bank,) if frozen else ()
-        return Phase(name, model, rounds, recipe.batch, {"all": learner}, self._joint_round, needs, recipe.parts, still)
+        phase = Phase(name, model, rounds, recipe.batch, {"all": learner}, self._joint_round, needs, recipe.parts, still)
+        return replace(phase, goal="sa" if self.joint_regimes == ("clean",) else "ra")
 
 
 def _health(weights: Tensor) -> dict[str, Tensor]:
@@ -237,6 +269,7 @@ def _health(weights: Tensor) -> dict[str, Tensor]:
     return {"gate_entropy": entropy, "gate_largest_weight": weights.mean(0).amax()}
 
 
-def _ignored(kind: str) -> tuple[str, ...]:
-    """Settings that an expert of this kind, trained by itself, does not depend on."""
-    return tuple(name for name in Dwf.model_fields if name not in {*_ALWAYS, *USES[kind]})
+def _ignored(kind: str, *, warm: bool) -> tuple[str, ...]:
+    """Settings that an expert of this kind, trained by itself, does not depend on but through its first weights."""
+    counting = {*_ALWAYS, *USES[kind], *(("warm_start", "warm") if warm else ())}
+    return tuple(name for name in Dwf.model_fields if name not in counting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch.nn.functional as F
@@ -50,4 +51,5 @@ def single_phase(
 ) -> Phase:
     """A phase in which one learner moves all of one net."""
     learner, rounds = Learner([Group(list(model.parameters()))], recipe.optimizer, recipe.schedule), recipe.epochs * recipe.parts
-    return Phase(name, model, rounds, recipe.batch, {"all": learner}, round, parts=recipe.parts, ignores=ignores)
+    phase = Phase(name, model, rounds, recipe.batch, {"all": learner}, round, parts=recipe.parts, ignores=ignores)
+    return replace(phase, goal="sa") if round is clean_round else phase

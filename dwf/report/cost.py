@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dwf.core.journal import Record
 from dwf.report.markup import joined, table
 from dwf.report.reading import Evaluated, by_run
-from dwf.report.training import rounds
+from dwf.report.training import early, rounds
 from dwf.report.wording import ABSENT, count, duration, place
 
 _RUN = ("Run", "Parameters", "Backbone passes a prediction", "Rounds", "Training images", "Training time", "Trained on")
@@ -43,11 +43,14 @@ def _planned(one: Evaluated) -> list[list[str]]:
     """Each phase of a plan beside what its rounds took; a plan for other settings than the run's is left out."""
     if one.plan is None or one.plan.get("settings") != one.record["settings"]:
         return []
-    spent = {name: sum(map(_seconds, records)) for name, records in rounds(one).items()}
+    phases = rounds(one)
+    spent = {name: sum(map(_seconds, records)) for name, records in phases.items()}
     places = [place(where) for where in (one.plan["environment"], one.record["environment"])]
     pairs = [(phase["name"], phase["seconds"], spent[phase["name"]]) for phase in one.plan["phases"] if phase["name"] in spent]
     pairs.append(("all", sum(p for _, p, _ in pairs), sum(s for _, _, s in pairs)))
-    return [[one.run, name, duration(plan), duration(took), f"{took / plan:.2f}", *places] for name, plan, took in pairs]
+    said = {name: f"{name}, {done}" for name, records in phases.items() if (done := early(records))}
+    named = [(said.get(name, name), plan, took) for name, plan, took in pairs]
+    return [[one.run, name, duration(plan), duration(took), f"{took / plan:.2f}", *places] for name, plan, took in named]
 
 
 def _seconds(record: Record) -> float:

@@ -14,10 +14,10 @@ from dwf.core.journal import Record
 from dwf.report.drawing import INK, RULE, draw, legend, look, plain
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated, by_run
-from dwf.report.wording import ABSENT, duration, percent, plural, shortened
+from dwf.report.wording import ABSENT, duration, listed, percent, plural, shortened
 
 _VALIDATION = {"sa": "clean (SA)", "fgsm": "FGSM", "ra": "PGD (RA)"}
-_OWN = ("event", "phase", "round", "rounds", "seconds", "images", "learning_rate", "loss", "validation")
+_OWN = ("event", "phase", "round", "rounds", "seconds", "images", "learning_rate", "loss", "validation", "stopped")
 Phases = Mapping[str, Sequence[Record]]
 
 
@@ -66,7 +66,7 @@ def _training(one: Evaluated, phases: Phases, number: int) -> Markup:
     total = sum(float(record.get("seconds", 0.0)) for records in phases.values() for record in records)
     done = sum(map(len, phases.values()))
     said = f"{plural(len(phases), 'phase')}, {plural(done, 'round')}, {duration(total)} of training in all. "
-    said += _last(phases)
+    said += _early(phases) + _last(phases)
     drawing = draw(paint, name=f"training-{number}", title=title, description=said, height=4.6)
     return figure(title, drawing, f"{said} Each phase is drawn equally wide, whatever its number of rounds.", _data(title, phases))
 
@@ -95,6 +95,18 @@ def _last(phases: Phases) -> str:
     name, records = list(phases.items())[-1]
     parts = [f"{label} {percent(v)} %" for key, label in _VALIDATION.items() if (v := _value(records[-1], key)) is not None]
     return f"After the last round of {name} the validation accuracy is {', '.join(parts)}." if parts else ""
+
+
+def early(records: Sequence[Record]) -> str:
+    """`7 of 20 rounds`, where a phase was stopped before its time."""
+    last = records[-1]
+    return f"{int(last['round']) + 1} of {plural(int(last['rounds']), 'round')}" if "stopped" in last else ""
+
+
+def _early(phases: Phases) -> str:
+    """Which phases ended before their time."""
+    stopped = [f"{name} after {rounds}" for name, records in phases.items() if (rounds := early(records))]
+    return f"Stopped early, for want of a better validation score: {listed(stopped)}. " if stopped else ""
 
 
 def _data(title: str, phases: Phases) -> Markup:

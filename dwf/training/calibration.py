@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import floor
 from random import Random
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from dwf.training.plan import Draw, Phase
 
 FEW = 8
 """Images of a first timing, from which the size of the next one follows."""
+MOMENTS = 8
+"""Of a phase whose steps grow, at which they are counted."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,16 @@ def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float)
     rows = min(len(batch.y), 2)
     with holding(phase):
         with torch.compiler.set_stance("force_eager"):  # generated code cannot be looked into
-            flops, small = counted(phase, _first(batch, rows), precision)
-            _, large = counted(phase, _first(batch, 2 * rows), precision)
+            flops, small, typical = counted(phase, _first(batch, rows), precision)
+            _, large = _step(phase, _One(_first(batch, 2 * rows), precision))
 
         def work(images: int) -> None:
-            for _ in _updates(phase, [_first(batch, images)], precision):
+            for _ in _updates(phase, _One(_first(batch, images), precision)):
                 pass
             if batch.x.is_cuda:
                 torch.cuda.synchronize()
 
-        seconds = paced(work, len(batch.y), budget)
+        seconds = paced(work, len(batch.y), budget) * flops / max(typical, 1)
     growth = (large - small) / rows if len(batch.y) >= 2 * rows else small / rows
     subject = sum(p.numel() for p in phase.subject.parameters())
     learning = sum(p.numel() for p in phase.subject.parameters() if p.requires_grad)
@@ -86,27 +89,37 @@ def _first(batch: Batch, rows: int) -> Batch:
     return Batch(batch.x[:rows], batch.y[:rows], batch.index[:rows])
 
 
-class _Typical(Random):
-    """A step of middling length, again and again."""
+class _Middling(Random):
+    """A step of middling length. Of whole numbers (of an attack's steps) it takes the one below their mean, or the one above."""
+
+    def __init__(self, *, above: bool = False) -> None:
+        super().__init__(0)
+        self.above, self.rest = above, 0.0
 
     def choice(self, seq: Any) -> Any:
-        """The number in `seq` that is nearest to the mean of all."""
-        return min(seq, key=lambda number: abs(number - fmean(seq)))
+        """What is next to the mean of `seq`, which need not be in it; `rest` remembers how far above the number below that lies."""
+        mean = fmean(seq)
+        if not all(isinstance(number, int) for number in seq):
+            return min(seq, key=lambda number: abs(number - mean))
+        self.rest = max(self.rest, mean - floor(mean))
+        return floor(mean) + (self.above and mean > floor(mean))
 
 
 @dataclass(frozen=True)
-class _Few:
-    """A round of given batches (`plan.Batches`)."""
+class _One:
+    """A round of one batch (`plan.Batches`)."""
 
-    batches: Sequence[Batch]
+    batch: Batch
     precision: torch.dtype
+    random: Random = field(default_factory=_Middling)
+    progress: float = 0.5
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return 1
 
     def __iter__(self) -> Iterator[Draw]:
-        for number, batch in enumerate(self.batches):
-            yield Draw(batch.x, batch.y, Noise(number, batch.index), _Typical(0))
+        batch = self.batch
+        yield Draw(batch.x, batch.y, Noise(0, batch.index), self.random, self.progress)
 
 
 def _movers(phase: Phase) -> dict[str, Mover]:
@@ -121,23 +134,46 @@ def _moments(mover: Mover) -> set[str]:
     return {"first", "second"}
 
 
-def _updates(phase: Phase, batches: Sequence[Batch], precision: torch.dtype) -> Iterator[None]:
+def _updates(phase: Phase, one: _One) -> Iterator[None]:
     """The steps of the loop, without its journal and checkpoints."""
     movers = _movers(phase)
     phase.subject.train()
     for module in phase.frozen:
         module.eval()
-    updates = phase.round(phase.subject, _Few(batches, precision))
-    while (update := advance(updates, precision, batches[0].x.device)) is not None:
+    updates = phase.round(phase.subject, one)
+    while (update := advance(updates, one.precision, one.batch.x.device)) is not None:
         movers[update.learner].take(update, 0.0)
         yield
 
 
-def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> tuple[float, float]:
-    """Operations of a step on `batch`, which the subject takes, and the most bytes that backward passes kept at one time."""
+class Counted(NamedTuple):
+    """Of steps on one batch."""
+
+    flops: float
+    """Operations of a step in the mean: they grow in proportion to a drawn number of steps."""
+    most: float
+    """Bytes that backward passes kept at one time."""
+    typical: float
+    """Operations of the one step that is timed."""
+
+
+def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> Counted:
+    """Count the steps of `phase` on `batch`, which its subject takes."""
+    below, above = _Middling(), _Middling(above=True)
+    flops, most = _step(phase, _One(batch, precision, below))
+    means = []
+    for moment in [(number + 0.5) / MOMENTS for number in range(MOMENTS)] if phase.grows else [0.5]:
+        fewer = _step(phase, _One(batch, precision, below, moment))[0] if phase.grows else flops
+        more = _step(phase, _One(batch, precision, above, moment))[0] if below.rest else fewer
+        means.append(fewer + below.rest * (more - fewer))
+    return Counted(fmean(means), most, flops)
+
+
+def _step(phase: Phase, one: _One) -> tuple[float, float]:
+    """Operations of a step, and the most bytes that its backward passes kept."""
     ledger = _Ledger({p.untyped_storage().data_ptr() for p in phase.subject.parameters()})
     with _Operations() as operations, torch.autograd.graph.saved_tensors_hooks(ledger.pack, _Kept.unpack):
-        for _ in _updates(phase, [batch], precision):
+        for _ in _updates(phase, one):
             pass
     return operations.flops, float(ledger.most)
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Counters:
     best: float | None = None
     """Highest validation score so far; its weights lie beside."""
     best_round: int | None = None
+    averaged: int = 0
+    """Optimizer steps that the moving average has seen."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Checkpoint:
     best: dict[str, Tensor]
     """The best round's weights; empty while there are none."""
     optimizers: dict[str, dict[str, Tensor]]
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of the weights; empty where none is kept."""
 
 
 class Store:
@@ -68,6 +72,8 @@ class Store:
         with written_folder(self._state / f"{number:06d}") as beside:
             save_weights(beside / "weights.safetensors", checkpoint.weights)
             save_weights(beside / "best.safetensors", checkpoint.best)
+            if checkpoint.average:
+                save_weights(beside / "average.safetensors", checkpoint.average)
             flat = {f"{learner}/{key}": t for learner, memory in checkpoint.optimizers.items() for key, t in memory.items()}
             save_weights(beside / "optimizers.safetensors", flat)
             (beside / "counters.json").write_text(json.dumps(asdict(checkpoint.counters)))
@@ -89,6 +95,7 @@ class Store:
             load_weights(folder / "weights.safetensors"),
             load_weights(folder / "best.safetensors"),
             optimizers,
+            load_weights(averaged) if (averaged := folder / "average.safetensors").exists() else {},
         )
 
     def finish(

@@ -10,23 +10,24 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from random import Random
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.journal import Journal
-from dwf.core.seeds import Noise, derive
+from dwf.core.seeds import derive
 from dwf.core.settings import Settings
 from dwf.core.types import Compile
+from dwf.training.average import Average
 from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
 from dwf.training.mover import Mover
-from dwf.training.plan import Draw, Feed, Phase, Sized, Update
+from dwf.training.plan import Feed, Phase, Update
 from dwf.training.reuse import Shelf
+from dwf.training.rounds import Round
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
 """Scores of a module on the validation split: `sa`, `fgsm`, `ra` in [0, 1] and `n`."""
@@ -43,8 +44,22 @@ class Options(Settings):
     """Parts that each batch is cut into, one optimizer step for all of them: less memory, but batch-norm sees only a part."""
     clip: float | None = Field(default=None, gt=0)
     """Largest gradient norm of a step; None never clips."""
-    select: Literal["last", "best_val"] = "last"
-    """Which round's weights a phase keeps: its last, or the one with the highest SA + RA on the validation split."""
+    select: Literal["last", "best_val", "best_ra"] = "last"
+    """Which round's weights a phase keeps: its last, or that with the highest SA + RA, or RA (SA, where a phase learns clean images
+    alone), on the validation split."""
+    patience: int | None = Field(default=None, ge=1)
+    """Rounds without a better score, by `select`, that end a phase before its time (Rice et al., ICML 2020); None: never."""
+    average: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the past in a moving average of the weights, which is then validated and kept in their place; None: no average."""
+
+    @model_validator(mode="after")
+    def _patience_keeps_the_best(self) -> Self:
+        if self.patience is not None and self.select == "last":
+            raise ValueError(
+                f"'train.patience' is {self.patience} and 'train.select' is 'last', which would keep the round after so many worse "
+                "ones; set 'train.select' to 'best_ra' or 'best_val', or leave 'train.patience' out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -63,27 +78,6 @@ class Harness:
     """Phases that other runs have finished."""
 
 
-@dataclass
-class Round:
-    """One round's batches as a phase sees them (`plan.Batches`)."""
-
-    batches: Sized
-    seed: int
-    precision: torch.dtype
-    parts: int = 1
-    """Pieces that each drawn batch comes in (gradient accumulation): they share its choices."""
-    done: int = 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Draw]:
-        for number, batch in enumerate(self.batches):
-            noise = Noise(derive(self.seed, "noise", number), batch.index)
-            yield Draw(batch.x, batch.y, noise, Random(derive(self.seed, number // self.parts)))
-            self.done = number + 1
-
-
 def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | None = None) -> None:
     """Train the phases that are not finished; on return their subjects hold the weights of all of them.
 
@@ -92,6 +86,8 @@ def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | Non
     store = harness.store
     for index, phase in enumerate(phases):
         mine = only is None or phase.name in only
+        if mine and phase.start is not None and not store.finished(phase.name):
+            phase.subject.load_state_dict(phase.start.state_dict())
         decided = harness.shelf.decided(phase) if mine and not store.finished(phase.name) else ""
         if decided:
             _take_over(phase, decided, harness)
@@ -136,21 +132,26 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     movers = {name: Mover(learner, options.accumulate, options.clip) for name, learner in phase.learners.items()}
     _covers(phase, movers)
     feed, seed = harness.feed(phase), derive(harness.seed, phase.name)
-    at, best = _restore(phase, harness.store, movers)
-    for number in range(at.rounds, phase.rounds):
-        began = time.monotonic()
+    average = Average(phase.subject, options.average)
+    at, best = _restore(phase, harness.store, movers, average)
+    while at.rounds < phase.rounds and not _over(at, options):
+        number, began = at.rounds, time.monotonic()
         torch.manual_seed(derive(seed, "global", number))  # for layers that draw by themselves, such as dropout
         phase.subject.train()
         for module in phase.frozen:
             module.eval()
         epoch, part = divmod(number, phase.parts)
-        batches = Round(feed.epoch(epoch, part, phase.parts), derive(seed, number), harness.precision, options.accumulate)
-        means = _round(phase, number, batches, movers, harness)
+        drawn = feed.epoch(epoch, part, phase.parts)
+        batches = Round(drawn, derive(seed, number), harness.precision, number, phase.rounds, options.accumulate)
+        means = _round(phase, batches, movers, average, harness)
         _refuse_broken(phase, number, harness.store)
-        scores = ranks.agree(harness.validate(phase.subject))
-        score = scores["sa"] + scores["ra"]
-        if options.select == "best_val" and (at.best is None or score > at.best):
-            at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
+        with average.shown():
+            scores = ranks.agree(harness.validate(phase.subject))
+            score = scores["sa"] + scores["ra"] if options.select == "best_val" else scores[phase.goal]
+            if options.select != "last" and (at.best is None or score > at.best):
+                at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
+        at = replace(at, rounds=number + 1, averaged=average.steps)
+        stopped = {"stopped": True} if at.rounds < phase.rounds and _over(at, options) else {}
         journal.write(
             event="round",
             phase=phase.name,
@@ -161,12 +162,14 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
             **means,
             validation=scores,
             seconds=round(time.monotonic() - began, 3),
+            **stopped,
         )
-        at = replace(at, rounds=number + 1, journal_bytes=journal.synced_bytes())
+        at = replace(at, journal_bytes=journal.synced_bytes())
         if ranks.rank() == 0:
             memory = {name: mover.state() for name, mover in movers.items()}
-            harness.store.save(Checkpoint(at, weights_of(phase.subject), best, memory))
+            harness.store.save(Checkpoint(at, weights_of(phase.subject), best, memory, average.tensors))
         ranks.barrier()
+    average.install()
     if best:
         install(phase.subject, best, "the checkpoint")
     if ranks.rank() == 0:
@@ -174,18 +177,25 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     ranks.barrier()
 
 
-def _round(phase: Phase, number: int, batches: Round, movers: Mapping[str, Mover], harness: Harness) -> dict[str, float]:
+def _over(at: Counters, options: Options) -> bool:
+    """Whether patience has run out: a function of the checkpoint, so that a resumed phase ends where it would have ended."""
+    return options.patience is not None and at.best_round is not None and at.rounds - 1 - at.best_round >= options.patience
+
+
+def _round(phase: Phase, batches: Round, movers: Mapping[str, Mover], average: Average, harness: Harness) -> dict[str, float]:
     """One round of updates; returns the means of what the phase logged."""
-    store, journal = harness.store, harness.journal
+    store, journal, number = harness.store, harness.journal, batches.number
     device = next(phase.subject.parameters()).device
     updates = phase.round(phase.subject, batches)
     sums: dict[str, Tensor] = {}
     steps, shown = 0, time.monotonic()
     first_bad = torch.full((), torch.inf, device=device)
     while (update := advance(updates, batches.precision, device)) is not None:
-        movers[update.learner].take(update, (number + batches.done / len(batches)) / phase.rounds)
+        stepped = movers[update.learner].take(update, batches.progress)
         if ranks.world() > 1:
             ranks.average(phase.subject.buffers())
+        if stepped:
+            average.take()
         loss = update.loss.detach().float()
         steps += 1
         for name, value in {"loss": loss, **update.log}.items():
@@ -208,8 +218,8 @@ def advance(updates: Iterator[Update], precision: torch.dtype, device: torch.dev
         return next(updates, None)
 
 
-def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover]) -> tuple[Counters, dict[str, Tensor]]:
-    """Where the phase stands and its best weights so far; subject and movers take over the checkpoint's state."""
+def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover], average: Average) -> tuple[Counters, dict[str, Tensor]]:
+    """Where the phase stands and its best weights so far; subject, movers and average take over the checkpoint's state."""
     standing = store.current_counters()
     if standing is None or standing.phase != phase.name:  # asked first: another phase's tensors need not be read
         return Counters(phase.name, 0, 0), {}
@@ -218,6 +228,7 @@ def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover]) -> tuple[C
     install(phase.subject, saved.weights, "the checkpoint")
     for name, mover in movers.items():
         mover.restore(saved.optimizers.get(name, {}))
+    average.restore(saved.average, saved.counters.averaged)
     return saved.counters, saved.best
 
 

@@ -23,8 +23,8 @@ class Mover:
         self._schedule, self._accumulate, self._clip, self._waiting = learner.schedule, accumulate, clip, 0
         self.learning_rate = self._base[0]
 
-    def take(self, update: Update, progress: float) -> None:
-        """Backward, and an optimizer step once enough updates have gathered. `progress` in [0, 1) sets the learning rate."""
+    def take(self, update: Update, progress: float) -> bool:
+        """Backward, and an optimizer step once enough updates have gathered: was there one? `progress` sets the learning rate."""
         if self._waiting == 0:
             self.optimizer.zero_grad(set_to_none=True)
         for leaf in update.also:
@@ -33,7 +33,7 @@ class Mover:
         (update.loss / self._accumulate).backward(inputs=[*self.parameters, *update.also])  # type: ignore[no-untyped-call]
         self._waiting += 1
         if self._waiting < self._accumulate:
-            return
+            return False
         self._waiting = 0
         ranks.average_gradients(self.parameters)
         if self._clip is not None:
@@ -42,6 +42,7 @@ class Mover:
             group["lr"] = base * self._schedule(progress)
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
+        return True
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's memory as named tensors (`<parameter number>.<name>`): momentum, moments, step counts."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,8 @@ class Draw:
     """For attacks: keyed by phase, round, batch and sample."""
     random: Random
     """For choices that hold for the whole batch (eps, K): the same on every rank."""
+    progress: float
+    """How far the phase is, in [0, 1): a function of round and batch, the same on every rank."""
 
 
 class Batches(Protocol):
@@ -121,8 +123,14 @@ class Phase:
     frozen: tuple[nn.Module, ...] = ()
     """Parts of the subject that stay as they are: no gradient, batch-norm on its running statistics."""
     ignores: tuple[str, ...] = ()
-    """Settings of the method that change nothing of what this phase makes of its subject's first weights. Two runs that differ in
-    these alone can share the finished phase; a setting that is not named counts as one that decides."""
+    """Settings of the method that change nothing of what this phase makes of its subject's first weights. Two runs in which it
+    ignores the same, and that differ in these alone, can share the finished phase; a setting that is not named decides."""
+    start: nn.Module | None = None
+    """The subject of a phase that this one needs, whose finished weights become the first ones of its own (a warm start)."""
+    goal: Literal["ra", "sa"] = "ra"
+    """What it is to be good at on the validation split: a phase that sees clean images alone has no RA to speak of."""
+    grows: bool = False
+    """Whether a step costs more as the phase goes on (`Draw.progress`): what it costs is then counted at several moments."""
 
 
 class Method(Protocol):

@@ -56,13 +56,23 @@ def learn_apart(run: Run, place: RunFolder, phases: Sequence[Phase], apart: Apar
 
 
 def _ready(phases: Sequence[Phase], store: Store, place: RunFolder, *, everything: bool) -> list[str]:
-    """Phases that can begin now, if there are several, and those that were begun apart. One that the run stands in stays there."""
+    """Phases that can begin now, if there are or will be several, and those begun apart. One that the run stands in stays there."""
     finished = {phase.name for phase in phases if store.finished(phase.name)}
     standing = store.current_counters()
     left = [phase for phase in phases if phase.name not in finished and (standing is None or phase.name != standing.phase)]
     ready = [phase.name for phase in left if finished.issuperset(phase.needs)]
     begun = [name for name in ready if place.aside(name).path.exists()]
-    return ready if everything and (len(ready) > 1 or begun) else begun
+    return ready if everything and (begun or _side_by_side(left, finished)) else begun
+
+
+def _side_by_side(left: Sequence[Phase], finished: set[str]) -> bool:
+    """Whether several will be ready at once, now or when what they wait for is done."""
+    while ready := [phase for phase in left if finished.issuperset(phase.needs)]:
+        if len(ready) > 1:
+            return True
+        finished = finished | {ready[0].name}
+        left = [phase for phase in left if phase is not ready[0]]
+    return False
 
 
 def job(run: Run, place: RunFolder, phase: str, device: str, reuse: Path | None) -> Job:

@@ -109,7 +109,8 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
             loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)
         load, validating = loads[key]
         passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
-        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds))
+        kept = 4 * sum(p.numel() for p in phase.subject.parameters()) if run.train.average is not None else 0
+        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds, kept=kept))
     found = Plan(
         run.name,
         tuple(costs),
@@ -135,7 +136,7 @@ def paper_flops() -> float:
     for phase in run.method.phases(model):
         kind = _kind(phase.name)
         if kind not in each:
-            each[kind] = counted(phase, batch, torch.bfloat16)[0]
+            each[kind] = counted(phase, batch, torch.bfloat16).flops
         total += each[kind] * 45_000 * phase.rounds / phase.parts
     return total
 
@@ -166,8 +167,8 @@ def _some(images: Images, count: int) -> Iterator[Batch]:
     return ordered(images.take(torch.arange(count)), 250)
 
 
-def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float) -> PhaseCost:
-    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round."""
+def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float, kept: int) -> PhaseCost:
+    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round; `kept`: bytes of the average."""
     seen = images // phase.batch * phase.batch * phase.rounds // phase.parts
     return PhaseCost(
         phase.name,
@@ -176,6 +177,6 @@ def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, 
         passes.forwards,
         passes.backwards,
         load.flops * seen,
-        load.fixed + load.memory * batch,
+        load.fixed + load.memory * batch + kept,
         load.seconds * seen + validation * phase.rounds,
     )

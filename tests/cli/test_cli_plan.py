@@ -12,8 +12,10 @@ from cli_words import SMALL, Dwf
 
 from dwf.report import write as write_report
 from dwf.run import read
+from dwf.training.checkpoint import load_weights
 from dwf.verbs import plan, train
 
+AVERAGE = ("train.average=0.99",)
 QUICK = ("data.limit=200", "method.backbone={kind='resnet', depth=10, width=2}", "method.recipe.epochs=2", "validation.samples=20")
 
 
@@ -51,6 +53,25 @@ def test_a_plan_is_shown_kept_and_held_against_the_run(dwf: Dwf, tmp_path: Path)
     (tmp_path / "runs/here/plan.json").write_text(json.dumps(kept))
     page = reported(tmp_path)
     assert "Planned and spent" not in page, "a plan of other settings is no plan of this run"
+
+
+def test_a_plan_of_a_run_that_may_end_early_is_an_upper_bound(dwf: Dwf) -> None:
+    early = words((*QUICK, "train.patience=2", "train.select='best_ra'"))
+    assert "upper bounds" not in dwf("plan", "pgd-at-digits", *words(QUICK)).out
+    said = dwf("plan", "pgd-at-digits", *early)
+    assert said.code == 0, said.err
+    assert "These are upper bounds: train.patience = 2 may end any phase before its last round." in " ".join(said.out.split())
+
+
+def test_an_average_is_planned_for(tmp_path: Path) -> None:
+    memory = [plan(read("pgd-at-digits", (*QUICK, *more)), device="cpu", budget=0.1).phases[0].memory for more in ((), AVERAGE)]
+    parameters = sum(p.numel() for p in load_weights(_trained(tmp_path)).values())
+    assert 0 < memory[1] - memory[0] <= 4 * parameters
+
+
+def _trained(folder: Path) -> Path:
+    train(read("plain-digits", (*QUICK, "method.recipe.epochs=1")), folder, device="cpu")
+    return folder / "model.safetensors"
 
 
 def test_a_plan_changes_nothing_about_the_run(tmp_path: Path) -> None:

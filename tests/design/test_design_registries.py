@@ -29,7 +29,7 @@ FAMILIES: dict[str, tuple[str, Mapping[str, type[Settings]], Any, set[str]]] = {
             *("permutations", "tabulate", "threats", "validation", "victim", "views"),
         },
     ),
-    "methods": ("METHODS", METHODS, AnyMethod, set()),
+    "methods": ("METHODS", METHODS, AnyMethod, {"regimes"}),
     "models": (
         "BACKBONES",
         BACKBONES,

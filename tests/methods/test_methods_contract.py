@@ -19,7 +19,7 @@ from dwf.run import Run
 from dwf.training.mover import Mover
 from dwf.training.plan import Phase
 
-EVERY_RUN = {kind: run(tiny(kind), select="best_val") for kind in METHODS}
+EVERY_RUN = {kind: run(tiny(kind), select="best_val", average=0.9) for kind in METHODS}
 
 
 @pytest.fixture(scope="module", params=METHODS)

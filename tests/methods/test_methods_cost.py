@@ -18,19 +18,19 @@ from dwf.training.plan import Phase
 IMAGES = 10
 
 
-def passes(phase: Phase) -> dict[str, float]:
-    """Passes of one batch through each net (its copies for attacks included), per clean image and net: of ADVMoE, the paths."""
+def passes(phase: Phase, batches: int = 1) -> dict[str, float]:
+    """Passes of a batch through each net (its copies for attacks included), per clean image and net: of ADVMoE, the paths."""
     subject, counts = ready(phase), Counter[str]()
     nets = [module for module in subject.modules() if isinstance(module, Paths)]
     nets = nets or [module for module in subject.modules() if isinstance(module, ConvNet)]
     for net in nets:
         net.head.register_forward_hook(_counting(counts))  # every way through a net ends there; a copy of it copies the hook
-    for update in phase.round(subject, Repeated(batch(IMAGES), 1)):
+    for update in phase.round(subject, Repeated(batch(IMAGES), batches)):
         update.loss.backward()
     for net in nets:
         net.head._forward_hooks.clear()
         net.requires_grad_(True)
-    return {name: count / IMAGES / len(nets) for name, count in counts.items()}
+    return {name: count / IMAGES / batches / len(nets) for name, count in counts.items()}
 
 
 def _counting(counts: Counter[str]):

@@ -38,7 +38,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """Every attack of the method, in order."""
     calls: list[Seen] = []
     for name, kind in (("Fgsm", Fgsm), ("Pgd", Pgd)):
-        monkeypatch.setattr(f"dwf.methods.dwf.{name}", _recording(kind, calls))
+        monkeypatch.setattr(f"dwf.methods.regimes.{name}", _recording(kind, calls))
     return calls
 
 
@@ -46,8 +46,8 @@ def _recording(kind: type[Fgsm] | type[Pgd], calls: list[Seen]) -> Callable[...,
     def make(**settings: Any) -> Callable[..., Tensor]:
         attack = kind(**settings)
 
-        def call(victim: nn.Module, x: Tensor, y: Tensor, noise: Any) -> Tensor:
-            adversarial = attack(victim, x, y, noise)
+        def call(victim: nn.Module, x: Tensor, y: Tensor, noise: Any, gradient: Tensor | None) -> Tensor:
+            adversarial = attack(victim, x, y, noise, gradient=gradient)
             with torch.no_grad():
                 calls.append(Seen(attack, victim, x, adversarial, victim(x), victim(x[:2])))
             return adversarial

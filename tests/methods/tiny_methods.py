@@ -71,7 +71,7 @@ class Repeated:
     def __iter__(self) -> Iterator[Draw]:
         for number in range(self.times):
             noise = Noise(derive(self.seed, "noise", number), self.one.index)
-            yield Draw(self.one.x, self.one.y, noise, Random(derive(self.seed, number)))
+            yield Draw(self.one.x, self.one.y, noise, Random(derive(self.seed, number)), number / self.times)
 
 
 def build(method: Any, spec: Spec = EIGHT) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One optimizer step in double precision on fixed images, batch-norm in eval mode; the parameters go to a file.
+"""One optimizer step in double precision on fixed images, batch-norm in eval mode; parameters and their average go to a file.
 
 python one_step.py FILE, alone or under torchrun: the ranks share the batch.
 """
@@ -17,6 +17,7 @@ from dwf.core import ranks
 from dwf.core.types import Spec
 from dwf.methods import Dwf, Plain
 from dwf.models import ResNet
+from dwf.training.average import Average
 from dwf.training.mover import Mover
 from dwf.training.plan import Update
 
@@ -35,15 +36,20 @@ def main(file: Path) -> None:
 
 
 def step(kind: str) -> dict[str, Tensor]:
-    """All weights after one step of the method's last phase."""
+    """All weights after one step of the method's last phase, their moving average, and how far it differs between the ranks."""
     torch.manual_seed(0)
     method = METHODS[kind]
     spec = Spec(classes=tuple("abcde"), channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
     model = method.model(spec).double().eval()
     x, y = torch.rand(16, 3, 16, 16, dtype=torch.float64), torch.arange(16) % 5
     mover = Mover(method.phases(model)[-1].learners["all"], clip=1.0)
+    average = Average(model, 0.9)
     mover.take(Update(F.cross_entropy(model(ranks.share(x)), ranks.share(y))), 0.0)
-    return model.state_dict()
+    average.take()
+    mean = {name: tensor.clone() for name, tensor in average.tensors.items()}
+    ranks.average(mean.values())
+    apart = torch.stack([(mean[name] - tensor).abs().max() for name, tensor in average.tensors.items()]).max()
+    return {**model.state_dict(), **{f"average.{name}": t for name, t in average.tensors.items()}, "apart": apart}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ STEP = str(Path(__file__).with_name("one_step.py"))
 
 def test_two_ranks_train_one_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    out = done(["train", preset(tmp_path), "--device", "cpu", "--out", folder, *SHORT], launcher=(*TORCHRUN, "-m", "dwf"))
+    averaged = [*SHORT, "--set", "train.average=0.9"]
+    out = done(["train", preset(tmp_path), "--device", "cpu", "--out", folder, *averaged], launcher=(*TORCHRUN, "-m", "dwf"))
     assert out.count("Trained:") == 1, "rank 0 speaks alone"
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
     found = [(record["event"], record.get("phase"), record.get("round")) for record in records(folder)]
@@ -36,6 +37,9 @@ def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
     assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
     assert one.keys() == two.keys()
     assert {name.split(".")[0] for name in one} == {"plain", "dwf"}
+    assert {name.split(".")[1] for name in one} >= {"average", "apart"}
+    for kind in ("plain", "dwf"):
+        assert two[f"{kind}.apart"] < 1e-15, "both ranks keep the same average"
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from statistics import fmean
 
 import pytest
 import torch
@@ -26,22 +29,32 @@ def batch(count: int) -> Batch:
     return whole
 
 
-def attacked(model: nn.Module, batches: Batches) -> Iterator[Update]:
+def attacked(model: nn.Module, batches: Batches, choices: tuple[int, ...] = (1, 2, 9)) -> Iterator[Update]:
     for draw in batches:
-        x = Pgd(steps=draw.random.choice((1, 2, 9)))(model, draw.x, draw.y, draw.noise)
+        x = Pgd(steps=draw.random.choice(choices))(model, draw.x, draw.y, draw.noise)
         yield Update(F.cross_entropy(model(x), draw.y))
 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_a_step_is_a_forward_pass_and_the_gradient_of_its_weights(count: int) -> None:
-    flops, _ = counted(phase(net()), batch(count), torch.float32)
-    assert flops == 2 * FORWARD * count
+    assert counted(phase(net()), batch(count), torch.float32).flops == 2 * FORWARD * count
 
 
-def test_the_attack_is_counted_at_the_number_of_steps_next_to_the_mean() -> None:
-    flops, _ = counted(phase(net(), attacked), batch(4), torch.float32)
-    steps = 2  # the mean of 1, 2, 9 is 4; 2 is nearer to it than 9
-    assert flops == (2 * steps + 2) * FORWARD * 4
+@pytest.mark.parametrize("choices", [(1, 2, 9), (2, 3), (2, 3, 5, 7, 10)])
+def test_the_attack_is_counted_at_the_mean_of_its_numbers_of_steps(choices: tuple[int, ...]) -> None:
+    found = counted(phase(net(), partial(attacked, choices=choices)), batch(4), torch.float32)
+    assert found.flops == pytest.approx((2 * fmean(choices) + 2) * FORWARD * 4)
+    assert found.typical == (2 * int(fmean(choices)) + 2) * FORWARD * 4, "what is timed is a step that there is"
+
+
+def test_a_phase_that_grows_is_counted_from_its_beginning_to_its_end() -> None:
+    def growing(model: nn.Module, batches: Batches) -> Iterator[Update]:
+        for draw in batches:
+            x = Pgd(steps=1 + int(4 * draw.progress))(model, draw.x, draw.y, draw.noise)
+            yield Update(F.cross_entropy(model(x), draw.y))
+
+    found = counted(replace(phase(net(), growing), grows=True), batch(4), torch.float32)
+    assert found.flops == (2 * 2.5 + 2) * FORWARD * 4
 
 
 def test_memory_is_what_waits_for_the_backward_pass_and_is_given_back() -> None:
@@ -59,9 +72,9 @@ def test_more_steps_do_not_keep_more_alive() -> None:
             x = Pgd(steps=20)(model, draw.x, draw.y, draw.noise)
             yield Update(F.cross_entropy(model(x), draw.y))
 
-    _, few = counted(phase(net(), attacked), batch(4), torch.float32)
-    _, many = counted(phase(net(), long), batch(4), torch.float32)
-    assert many == few
+    few = counted(phase(net(), attacked), batch(4), torch.float32)
+    many = counted(phase(net(), long), batch(4), torch.float32)
+    assert many.most == few.most
 
 
 def test_timing_grows_to_what_the_budget_allows() -> None:

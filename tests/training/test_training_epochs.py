@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def test_the_learning_rate_follows_the_cosine_over_all_iterations(tmp_path: Path
     rates: list[float] = []
     take = Mover.take
 
-    def noting(mover: Mover, update: Update, progress: float) -> None:
-        take(mover, update, progress)
+    def noting(mover: Mover, update: Update, progress: float) -> bool:
+        stepped = take(mover, update, progress)
         rates.append(mover.learning_rate)
+        return stepped
 
     monkeypatch.setattr(Mover, "take", noting)
     model = net()
@@ -86,6 +88,31 @@ def test_accumulation_cuts_each_batch_and_steps_once(tmp_path: Path) -> None:
     assert records(tmp_path / "parted", "round")[0]["images"] == 20
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor, parted.state_dict()[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(("options", "parts"), [({}, 1), ({"accumulate": 5}, 1), ({}, 2)])
+def test_a_batch_knows_how_far_the_phase_is(options: dict[str, int], parts: int, tmp_path: Path) -> None:
+    def drawn(folder: Path, stop: int | None = None) -> list[float]:
+        seen: list[float] = []
+
+        def watching(model: nn.Module, batches: Batches) -> Iterator[Update]:
+            for batch in batches:
+                seen.append(batch.progress)
+                yield Update(F.cross_entropy(model(batch.x), batch.y))
+
+        def pull(record: Mapping[str, Any]) -> None:
+            if record["event"] == "round" and record["round"] == stop:
+                raise InterruptedError
+
+        toy = phase(net(), watching, rounds=3 * parts, batch=5, parts=parts)
+        with pytest.raises(InterruptedError) if stop is not None else nullcontext():
+            go(folder, [toy], listeners=[pull], **options)
+        return seen
+
+    pieces = options.get("accumulate", 1)
+    assert drawn(tmp_path / "whole") == pytest.approx([number / 12 for number in range(12) for _ in range(pieces)])
+    begun, left = drawn(tmp_path / "cut", stop=1), drawn(tmp_path / "cut")
+    assert begun[: len(begun) // 2] + left == drawn(tmp_path / "again"), "the round that was cut off begins again"
 
 
 def test_choices_for_a_batch_repeat_and_vary(tmp_path: Path) -> None:

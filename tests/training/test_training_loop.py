@@ -124,10 +124,11 @@ def test_autocast_is_open_for_the_phase_and_closed_for_everybody_else(
             assert out.dtype is precision
             yield Update(F.cross_entropy(out.float(), batch.y))
 
-    def noting(mover: Mover, update: Update, progress: float) -> None:
+    def noting(mover: Mover, update: Update, progress: float) -> bool:
         outside.append(torch.is_autocast_enabled("cpu"))
-        take(mover, update, progress)
+        stepped = take(mover, update, progress)
         outside.append(torch.is_autocast_enabled("cpu"))
+        return stepped
 
     def validate(model: nn.Module) -> Mapping[str, float]:
         outside.append(torch.is_autocast_enabled("cpu"))
