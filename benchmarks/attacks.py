@@ -1,7 +1,8 @@
 """PGD-10 at 8/255: images x steps a second of ours, torchattacks, foolbox and ART, and ours over the machine's matrix rate.
 
 Same model, images, threads and process, taken in turn. Ours is what every protocol ascends: the folded copy in bf16 where the
-processor has it; the peers get the model as their users would, in fp32. Robust accuracy is always the fp32 original's.
+processor has it, layer by layer and, where torch.compile works, as generated code, which is what `dwf evaluate` takes where there
+is enough to do; the peers get the model as their users would, in fp32. Robust accuracy is always the fp32 original's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dwf.core.seeds import Noise
 from dwf.core.types import Spec, Threat
 from dwf.data import named, ordered, subset
 from dwf.models import AttackCopy, ResNet
+from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.inference import attack_precision
 from dwf.run import load
 
@@ -30,9 +32,11 @@ SPEC = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(
 Attack = Callable[[Tensor, Tensor], Tensor]
 
 
-def ours(model: nn.Module) -> Attack:
+def ours(model: nn.Module, *, compiled: bool = False) -> Attack:
     """The attack and the copy that protocols use."""
     copy, pgd = AttackCopy(model, attack_precision(torch.device("cpu"))), Pgd(threat=Threat(eps=EPS), steps=STEPS, step=STEP)
+    if compiled:
+        compile_nets(copy)
     return lambda x, y: pgd(copy, x.contiguous(memory_format=torch.channels_last), y, Noise.rows(0, len(x)))
 
 
@@ -89,9 +93,12 @@ def flops_a_step(model: nn.Module) -> float:
     return float(counter.get_total_flops())
 
 
-def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, object]:
-    """All four in turn on the same images."""
+def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int, *, compiled: bool) -> dict[str, object]:
+    """All of them in turn on the same images."""
     attacks = {"ours": ours(model), **{name: make(model) for name, make in PEERS.items()}}
+    if compiled:
+        attacks["ours, compiled"] = ours(model, compiled=True)
+    mine = [name for name in attacks if name not in PEERS]
     made: dict[str, Tensor] = {}
 
     def run(name: str, attack: Attack) -> None:
@@ -101,18 +108,17 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, o
     rate = {name: len(x) * STEPS / statistics.median(values) for name, values in seconds.items()}
     with torch.no_grad():
         robust = {name: float((model(images).argmax(1) == y).float().mean()) for name, images in made.items()}
-    dtype = attack_precision(torch.device("cpu"))
-    flops = flops_a_step(model)
+    matrix, flops = matrix_rate(attack_precision(torch.device("cpu"))), flops_a_step(model)
     return {
         "images": len(x),
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "images_x_steps_per_second": rate,
-        "times_faster": {name: rate["ours"] / rate[name] for name in PEERS},
+        "times_faster": {way: {name: rate[way] / rate[name] for name in PEERS} for way in mine},
         "robust_accuracy": robust,
         "points_above": {name: 100 * (robust["ours"] - robust[name]) for name in PEERS},
         "gflops_a_gradient": flops / 1e9,
-        "share_of_matrix_rate": flops * rate["ours"] / matrix_rate(dtype),
-        "matrix_gflops": matrix_rate(dtype) / 1e9,
+        "share_of_matrix_rate": {way: flops * rate[way] / matrix for way in mine},
+        "matrix_gflops": matrix / 1e9,
     }
 
 
@@ -129,14 +135,15 @@ def main() -> None:
     torch.manual_seed(0)
     x, y = torch.rand(samples, 3, 32, 32), torch.randint(10, (samples,))
     figures: dict[str, object] = {}
+    compiled = not chosen.quick and can_compile("cpu")
     for width in (16,) if chosen.quick else (16, 64):
         model = ResNet(depth=18, width=width)(SPEC).eval()
-        figures[f"ResNet-18 of width {width}, random"] = compare(model, x, y, repeats)
+        figures[f"ResNet-18 of width {width}, random"] = compare(model, x, y, repeats, compiled=compiled)
     for folder in chosen.run:
         loaded = load(folder)
         source = named(chosen.data) if chosen.data else loaded.run.data.source
         (batch,) = ordered(subset(source("test"), samples, 0), samples)
-        figures[loaded.run.name] = compare(loaded.model, batch.x.contiguous(), batch.y, repeats)
+        figures[loaded.run.name] = compare(loaded.model, batch.x.contiguous(), batch.y, repeats, compiled=compiled)
     publish("attacks", figures, chosen.json)
 
 

@@ -14,7 +14,7 @@ from harness import arguments, publish
 
 from dwf.attacks import Fgsm, Pgd
 from dwf.core.types import Batch, Threat
-from dwf.data import ordered, subset
+from dwf.data import named, ordered, subset
 from dwf.evaluation import Table3
 from dwf.evaluation.check import Scope, Standing
 from dwf.evaluation.victim import Victim
@@ -79,12 +79,14 @@ def main() -> None:
     """Measure and publish."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--run", help="a trained run folder [default: a small mixture on digits, trained now]")
+    parser.add_argument("--data", help="the run's data in another place")
     parser.add_argument("--samples", type=int, default=200)
     chosen = parser.parse_args()
     loaded = a_run(chosen.run, chosen.quick)
     protocol = Table3()
     samples = 50 if chosen.quick else chosen.samples
-    images = subset(loaded.run.data.source("test"), samples, 0)
+    source = named(chosen.data) if chosen.data else loaded.run.data.source
+    images = subset(source("test"), samples, 0)
     (batch,) = ordered(images, samples)
     found, figures = {}, {}
     for name, run in (("row by row", row_by_row), ("table3", shared)):

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from dwf.core.journal import Listener, Record
 from dwf.evaluation.protocol import Watch
 from dwf.executors import Tell
+from dwf.training.memory import Measures
 
 
 @contextmanager
@@ -59,6 +60,8 @@ class _Watcher:
                 if self._task is not None:
                     self._bar.remove_task(self._task)
                 self._task = self._bar.add_task(self._phase, total=record["rounds"], state="")
+                if "memory" in record:
+                    self._console.print(f"{self._phase:<22} {Measures(**record['memory']).said()}", highlight=False, soft_wrap=True)
             case "step":
                 self._show(record, record["round"] + record["done"], f"loss {record['loss']:.3f}")
             case "round":

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from dwf.attacks.engine import ascend, at_image, checked, frozen
+from dwf.attacks.engine import ascend, at_image, checked, end, frozen
 from dwf.attacks.losses import cross_entropy
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -27,5 +27,4 @@ class Bim(Settings):
         checked(x, y, self.threat, target)
         with frozen(model):
             loss = cross_entropy(model, y, target)
-            *_, last = ascend(loss, x, self.threat, steps=self.steps, step=self.step, noise=noise, start=at_image)
-        return last
+            return end(ascend(loss, x, self.threat, steps=self.steps, step=self.step, noise=noise, start=at_image))

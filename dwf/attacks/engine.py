@@ -7,6 +7,7 @@ path does not depend on its batch; perturbation, projection and sign are fp32 wh
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -59,6 +60,11 @@ def ascend(
         moved = adversarial + step * direction(input_gradient(loss, adversarial, draws) if known is None else known)
         adversarial = project(moved, x, threat)
         yield adversarial
+
+
+def end(iterates: Iterator[Tensor]) -> Tensor:
+    """The last iterate. The others are not kept: fifty copies of a batch are memory that training could use."""
+    return deque(iterates, maxlen=1)[0]
 
 
 def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dwf.attacks.engine import Direction, ascend, at_image, checked, frozen, steepest
+from dwf.attacks.engine import Direction, ascend, at_image, checked, end, frozen, steepest
 from dwf.attacks.losses import cross_entropy
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -33,7 +33,7 @@ class Mim(Settings):
         """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""
         checked(x, y, self.threat, target)
         with frozen(model):
-            *_, last = ascend(
+            iterates = ascend(
                 cross_entropy(model, y, target),
                 x,
                 self.threat,
@@ -43,7 +43,7 @@ class Mim(Settings):
                 start=at_image,
                 direction=momentum(self.decay, steepest(self.threat)),
             )
-        return last
+            return end(iterates)
 
 
 def momentum(decay: float, move: Direction) -> Direction:

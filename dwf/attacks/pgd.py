@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dwf.attacks.engine import ascend, at_image, checked, frozen, uniform
+from dwf.attacks.engine import ascend, at_image, checked, end, frozen, uniform
 from dwf.attacks.losses import cross_entropy, margin
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -57,7 +57,7 @@ class Pgd(Settings):
             loss = cross_entropy(model, y, target)
             best, worst = x.detach(), torch.full_like(x[:, 0, 0, 0], -torch.inf)
             for restart in range(self.restarts):
-                *_, last = ascend(
+                iterates = ascend(
                     loss,
                     x,
                     self.threat,
@@ -69,6 +69,7 @@ class Pgd(Settings):
                     restart=restart,
                     first=gradient,
                 )
+                last = end(iterates)
                 if self.restarts == 1:
                     return last
                 with torch.no_grad():

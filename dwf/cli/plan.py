@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dwf.cli.shared import Device, Sets, app, console
+from dwf.cli.shared import Device, Memory, Sets, app, console, given
 
 if TYPE_CHECKING:
     from dwf.verbs.plan import Plan
@@ -21,6 +21,7 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="The run folder to be: plan.json goes there, for the report.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
     sets: Sets = None,
+    memory: Memory = None,
     device: Device = "auto",
 ) -> None:
     """What a run will cost: passes, operations, memory and time, from a calibration of seconds. Nothing is trained."""
@@ -28,7 +29,7 @@ def plan(
     from dwf import verbs
     from dwf.verbs.plan import paper_flops
 
-    run = runs.read(preset, sets or [], data=data)
+    run = runs.read(preset, [*(sets or []), *given("train.memory", memory)], data=data)
     with console.status("calibrating"):
         found, paper = verbs.plan(run, out, device=device), paper_flops()
     _phases(found)
@@ -67,6 +68,8 @@ def _phases(found: Plan) -> None:
         "Passes are for each clean image, attacks included. Memory is an estimate, the last line's with the data set; PyTorch "
         "itself takes some hundred MiB more."
     )
+    for said in dict.fromkeys(f"{phase.kind}: {phase.measures.said()}" for phase in found.phases if phase.measures):
+        console.print(said, highlight=False)
 
 
 def _devices(found: Plan, paper: float) -> None:

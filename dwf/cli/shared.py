@@ -60,11 +60,23 @@ class Precision(StrEnum):
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; may be given several times.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Most memory that training may take, such as 4GiB: recomputes, then cuts batches, as needed."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly where an interrupted job stood.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="With processes or ray: how many at a time; one a GPU, or one a core, if not given")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def given(setting: str, value: object) -> list[str]:
+    """An option that stands for a setting, as `--set` would have it; nothing if it was left out."""
+    return [] if value is None else [f"{setting}={value}"]
+
 
 _WORDS = ("Run", "Evaluation", "Worst case", "Alarms")
 """Columns that may wrap."""

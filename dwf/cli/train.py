@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dwf.cli.shared import Device, Quiet, Resume, Sets, Where, Workers, app, console, show_table
+from dwf.cli.shared import Device, Memory, Quiet, Resume, Sets, Where, Workers, app, console, given, show_table
 
 
 @app.command(epilog="Example: dwf demo --out runs/demo")
@@ -37,6 +37,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="A data set by name, a folder of parquet files, or of class folders.")] = None,
     sets: Sets = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the preset's seed.")] = None,
+    memory: Memory = None,
     executor: Annotated[Where, typer.Option(help="processes, ray: phases that need no other learn side by side.")] = Where.local,
     workers: Workers = None,
     device: Device = "auto",
@@ -49,7 +50,8 @@ def train(
     from dwf import run as runs
     from dwf.progress import watching
 
-    run = runs.read(preset, [*(sets or []), *([f"seed={seed}"] if seed is not None else [])], data=data)
+    overrides = [*(sets or []), *given("seed", seed), *given("train.memory", memory)]
+    run = runs.read(preset, overrides, data=data)
     somewhere = executors.choose(executor.value, workers, device)
     folder = out or Path("runs") / (run.name if run.seed == 0 else f"{run.name}-seed{run.seed}")
     with watching(console, quiet=quiet) as listeners:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dwf.core.errors import Refused
+from dwf.core.types import Batch
 
 
 def pick_device(name: str) -> torch.device:
@@ -79,6 +80,12 @@ def barrier() -> None:
         dist.barrier()
 
 
+def dealt(batch: Batch) -> Batch:
+    """This rank's images of a batch of any size, perhaps none: every `world()`th."""
+    mine = slice(rank(), None, world())
+    return Batch(batch.x[mine], batch.y[mine], batch.index[mine])
+
+
 def share(tensor: Tensor) -> Tensor:
     """This rank's equal, contiguous part of a global batch (B, ...); B must divide by the number of ranks."""
     part = len(tensor) // world()
@@ -106,12 +113,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     average([p.grad for p in parameters if p.grad is not None])
 
 
-def agree(scores: Mapping[str, float]) -> dict[str, float]:
-    """Rank 0's scores on every rank, so that all decide alike."""
+def total(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sums of whole numbers over the ranks, the same on each."""
     if world() == 1:
-        return dict(scores)
-    values = torch.tensor(list(scores.values()), dtype=torch.float64)
+        return dict(counts)
+    values = torch.tensor(list(counts.values()))
     if dist.get_backend() == "nccl":
         values = values.cuda()
-    dist.broadcast(values, 0)
-    return dict(zip(scores, values.tolist(), strict=True))
+    dist.all_reduce(values)
+    return dict(zip(counts, values.tolist(), strict=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Self, get_args
@@ -62,11 +64,33 @@ def fraction(value: object) -> float:
     return number
 
 
+def size(value: object) -> int:
+    """Bytes, given as a number of them or as "4GiB", "800 MB", "64KiB": powers of 1024 with an i, of 1000 without."""
+    parts = re.fullmatch(r"([0-9.e+]+?) ?(?:([KMGT])(i?))?B?", str(value).strip(), re.IGNORECASE)
+    try:
+        if isinstance(value, bool) or parts is None:
+            raise ValueError
+        found = float(parts[1]) * (1024 if parts[3] else 1000) ** " KMGT".index((parts[2] or " ").upper())
+    except (ValueError, OverflowError):
+        raise ValueError("give a size such as 4GiB or 800MB") from None
+    if not 2**20 <= found < float("inf"):
+        raise ValueError("give a size of at least 1 MiB, such as 4GiB or 800MB")
+    return int(found)
+
+
+def sized(count: float) -> str:
+    """Bytes in words, rounded up: `4.0 GiB`, `612 MiB`."""
+    return f"{math.ceil(10 * count / 2**30) / 10:,.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"
+
+
 Length = Annotated[float, BeforeValidator(length)]
 """A distance in pixel space, where a pixel runs from 0 to 1."""
 
 PixelFraction = Annotated[float, BeforeValidator(fraction)]
 """A change of one pixel as a share of the pixel range: 8/255 is 0.0314."""
+
+Limit = Annotated[int | None, BeforeValidator(lambda value: None if value is None else size(value))]
+"""An amount of memory in bytes, or None for no limit."""
 
 
 def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:

@@ -43,6 +43,18 @@ class Spec(Settings):
         return self
 
 
+Recompute = Literal["never", "learning", "always"]
+"""When a bank of experts keeps no activations and computes each expert again in the backward pass, so that those of one expert are
+alive at a time: never; in training mode, for the parameters' gradients; or for an attack's input gradients too."""
+
+
+@runtime_checkable
+class Recomputes(Protocol):
+    """A part of a model that can do so."""
+
+    recompute: Recompute
+
+
 @dataclass(frozen=True)
 class Images:
     """A whole data set in memory, as bytes."""

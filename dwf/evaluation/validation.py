@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from dwf.attacks import Fgsm, Pgd
+from dwf.core import ranks
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
 from dwf.core.types import Batch, Threat
@@ -27,15 +28,20 @@ class Validation(Settings):
     def scorer(
         self, batches: Callable[[], Iterator[Batch]], precision: torch.dtype, seed: int
     ) -> Callable[[nn.Module], Mapping[str, float]]:
-        """A function of the model: accuracies `sa`, `fgsm`, `ra` in [0, 1] and `n`; the verdict is the model's own, in fp32."""
+        """A function of the model: accuracies `sa`, `fgsm`, `ra` in [0, 1] and `n`; the verdict is the model's own, in fp32.
+
+        Under torchrun each rank takes its part of every batch, and all know the whole result.
+        """
         fgsm, pgd = Fgsm(threat=self.threat), Pgd(threat=self.threat, steps=self.steps, step=self.step)
 
         def score(model: nn.Module) -> Mapping[str, float]:
-            right = {"sa": 0, "fgsm": 0, "ra": 0}
-            training, count = model.training, 0
+            right = {"sa": 0, "fgsm": 0, "ra": 0, "n": 0}
+            training = model.training
             model.eval()
             victim = AttackCopy(model, precision)
-            for batch in batches():
+            for batch in map(ranks.dealt, batches()):
+                if not len(batch.y):
+                    continue
                 noise = Noise(seed, batch.index)
                 images = {
                     "sa": batch.x,
@@ -45,8 +51,9 @@ class Validation(Settings):
                 with torch.no_grad():
                     for name, x in images.items():
                         right[name] += int((model(x).argmax(1) == batch.y).sum())
-                count += len(batch.y)
+                right["n"] += len(batch.y)
             model.train(training)
-            return {**{name: hits / count for name, hits in right.items()}, "n": count}
+            found = ranks.total(right)
+            return {**{name: found[name] / found["n"] for name in ("sa", "fgsm", "ra")}, "n": found["n"]}
 
         return score

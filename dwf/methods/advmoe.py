@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dwf.attacks.engine import ascend
+from dwf.attacks.engine import ascend, end
 from dwf.attacks.losses import divergence
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -124,8 +124,8 @@ class Advmoe(Settings):
             there = system.answers(x)
             return divergence(logits, there[0]) + divergence(scores, there[1])
 
-        *_, last = ascend(loss, batch.x, self.threat, steps=self.steps, step=self.step, noise=batch.noise, start=near, restart=turn)
-        return last
+        steps, step, noise = self.steps, self.step, batch.noise
+        return end(ascend(loss, batch.x, self.threat, steps=steps, step=step, noise=noise, start=near, restart=turn))
 
 
 def near(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:

@@ -192,7 +192,11 @@ class SwitchedMixture(nn.Module):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Each expert's feature maps (B, channels, h, w) that its heatmaps are read from."""
-        return [cast(ConvNet, net).maps(x, self.blocks) for net in self.bank]
+
+        def shown(net: nn.Module, x: Tensor) -> Tensor:
+            return cast(ConvNet, net).maps(x, self.blocks)
+
+        return [self.bank.ask(number, x, shown) for number in range(len(self.bank))]
 
     def watched(self, maps: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
         """Opinions (B, K, classes), and Grad-CAM heatmaps (B, K, h, w) >= 0 of the classes y (B,), from the experts' maps.

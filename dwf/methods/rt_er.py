@@ -99,7 +99,7 @@ class RtEr(Settings):
             x = moved = batch.x[rows]
             if len(rows):
                 moved = self.attack(partial(_inside(victim).expert, number=number), x, batch.y[rows], batch.noise.take(rows))
-            answers = model.expert(torch.cat([attacked, x, moved]), number)
+            answers = model.bank.opinion(number, torch.cat([attacked, x, moved]))
             whole, here, there = torch.split(answers, [len(batch.y), len(x), len(x)])
             opinions.append(whole)
             apart = apart + divergence(here, there).sum()

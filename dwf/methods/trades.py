@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dwf.attacks.engine import ascend, project
+from dwf.attacks.engine import ascend, end, project
 from dwf.attacks.losses import divergence
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -65,8 +65,7 @@ def worst_neighbours(victim: Classifier, x: Tensor, noise: Noise, *, threat: Thr
     """The neighbours (B, C, H, W) of x about which the victim thinks most differently, after `steps` steps."""
     with torch.no_grad():
         clean = victim(x)
-    *_, last = ascend(lambda moved: divergence(clean, victim(moved)), x, threat, steps=steps, step=step, noise=noise, start=beside)
-    return last
+    return end(ascend(lambda moved: divergence(clean, victim(moved)), x, threat, steps=steps, step=step, noise=noise, start=beside))
 
 
 def surrogate(model: nn.Module, x: Tensor, worst: Tensor, y: Tensor, beta: float) -> Update:

@@ -36,4 +36,5 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Of the forward pass of the images `x` (B, C, H, W), which is run; puts the model into eval mode."""
     with FlopCounterMode(display=False) as counter:
         model.eval()(x)
-    return int(counter.get_total_flops()) // 2
+    total: int = counter.get_total_flops()
+    return total // 2

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import floor
 from random import Random
 from statistics import fmean
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch
+from dwf.training.footprint import Footprint, tellable
 from dwf.training.loop import advance, holding
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Phase
@@ -33,35 +34,27 @@ class Load:
 
     flops: float
     """Floating-point operations for each clean image: products and sums of convolutions and matrices, attacks included."""
-    memory: float
-    """Bytes that each clean image of a batch keeps alive at the worst moment of a step."""
-    fixed: float
-    """Bytes besides: weights, gradients, the optimizer's memory, the attack copy and casts."""
+    memory: Footprint
+    """Bytes alive in a step, besides the model's own."""
     seconds: float
     """For each clean image."""
 
 
 def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float) -> Load:
     """Run `phase` on parts of `batch` for about `budget` seconds. Its subject learns from them: hand over one that nobody needs."""
-    rows = min(len(batch.y), 2)
+    rows = min(len(batch.y), tellable(phase.subject))
+    operations = counted(phase, _first(batch, rows), precision)
+    memory = kept(phase, _first(batch, rows), precision).memory
+
+    def work(images: int) -> None:
+        for _ in _updates(phase, _One(_first(batch, images), precision), _movers(phase)):
+            pass
+        if batch.x.is_cuda:
+            torch.cuda.synchronize()
+
     with holding(phase):
-        with torch.compiler.set_stance("force_eager"):  # generated code cannot be looked into
-            flops, small, typical = counted(phase, _first(batch, rows), precision)
-            _, large = _step(phase, _One(_first(batch, 2 * rows), precision))
-
-        def work(images: int) -> None:
-            for _ in _updates(phase, _One(_first(batch, images), precision)):
-                pass
-            if batch.x.is_cuda:
-                torch.cuda.synchronize()
-
-        seconds = paced(work, len(batch.y), budget) * flops / max(typical, 1)
-    growth = (large - small) / rows if len(batch.y) >= 2 * rows else small / rows
-    subject = sum(p.numel() for p in phase.subject.parameters())
-    learning = sum(p.numel() for p in phase.subject.parameters() if p.requires_grad)
-    moments = sum(len(_moments(mover)) for mover in _movers(phase).values()) / max(len(phase.learners), 1)
-    copy = subject * torch.empty((), dtype=precision).element_size()
-    return Load(flops / rows, growth, max(small - rows * growth, 0) + copy + 4 * (subject + (1 + moments) * learning), seconds)
+        seconds = paced(work, len(batch.y), budget) * operations.flops / max(operations.typical, 1)
+    return Load(operations.flops / rows, memory, seconds)
 
 
 def paced(work: Callable[[int], None], whole: int, budget: float) -> float:
@@ -105,6 +98,14 @@ class _Middling(Random):
         return floor(mean) + (self.above and mean > floor(mean))
 
 
+class _Shortest(Random):
+    """The shortest steps: more of them need no more memory."""
+
+    def choice(self, seq: Any) -> Any:
+        """The least in `seq`."""
+        return min(seq)
+
+
 @dataclass(frozen=True)
 class _One:
     """A round of one batch (`plan.Batches`)."""
@@ -126,17 +127,8 @@ def _movers(phase: Phase) -> dict[str, Mover]:
     return {name: Mover(learner) for name, learner in phase.learners.items()}
 
 
-def _moments(mover: Mover) -> set[str]:
-    """Which numbers the optimizer keeps for each parameter: momentum, or Adam's two."""
-    optimizer = mover.optimizer
-    if isinstance(optimizer, torch.optim.SGD):
-        return {"momentum"} if optimizer.defaults["momentum"] else set()
-    return {"first", "second"}
-
-
-def _updates(phase: Phase, one: _One) -> Iterator[None]:
+def _updates(phase: Phase, one: _One, movers: Mapping[str, Mover]) -> Iterator[None]:
     """The steps of the loop, without its journal and checkpoints."""
-    movers = _movers(phase)
     phase.subject.train()
     for module in phase.frozen:
         module.eval()
@@ -147,35 +139,60 @@ def _updates(phase: Phase, one: _One) -> Iterator[None]:
 
 
 class Counted(NamedTuple):
-    """Of steps on one batch."""
+    """Operations of steps on one batch."""
 
     flops: float
-    """Operations of a step in the mean: they grow in proportion to a drawn number of steps."""
-    most: float
-    """Bytes that backward passes kept at one time."""
+    """Of a step in the mean: they grow in proportion to a drawn number of steps."""
     typical: float
-    """Operations of the one step that is timed."""
+    """Of the one step that is timed."""
 
 
 def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> Counted:
     """Count the steps of `phase` on `batch`, which its subject takes."""
     below, above = _Middling(), _Middling(above=True)
-    flops, most = _step(phase, _One(batch, precision, below))
+    flops = _step(phase, _One(batch, precision, below))
     means = []
     for moment in [(number + 0.5) / MOMENTS for number in range(MOMENTS)] if phase.grows else [0.5]:
-        fewer = _step(phase, _One(batch, precision, below, moment))[0] if phase.grows else flops
-        more = _step(phase, _One(batch, precision, above, moment))[0] if below.rest else fewer
+        fewer = _step(phase, _One(batch, precision, below, moment)) if phase.grows else flops
+        more = _step(phase, _One(batch, precision, above, moment)) if below.rest else fewer
         means.append(fewer + below.rest * (more - fewer))
-    return Counted(fmean(means), most, flops)
+    return Counted(fmean(means), flops)
 
 
-def _step(phase: Phase, one: _One) -> tuple[float, float]:
-    """Operations of a step, and the most bytes that its backward passes kept."""
-    ledger = _Ledger({p.untyped_storage().data_ptr() for p in phase.subject.parameters()})
-    with _Operations() as operations, torch.autograd.graph.saved_tensors_hooks(ledger.pack, _Kept.unpack):
-        for _ in _updates(phase, one):
+def _step(phase: Phase, one: _One) -> float:
+    """Operations of a step."""
+    with holding(phase), _layer_by_layer(), _Operations() as operations:
+        for _ in _updates(phase, one, _movers(phase)):
             pass
-    return operations.flops, float(ledger.most)
+    return float(operations.flops)
+
+
+class Kept(NamedTuple):
+    """Memory of a step."""
+
+    memory: Footprint
+    optimizers: int
+    """Bytes that optimizers keep from step to step, which `memory` holds too."""
+
+
+def kept(phase: Phase, batch: Batch, precision: torch.dtype) -> Kept:
+    """What a step on `batch` keeps alive, which the subject takes; optimizers are past their first step by then.
+
+    On layers one by one, generated code or not: what that keeps was never measured to be more.
+    """
+    with holding(phase), _layer_by_layer(), Footprint(phase.subject, len(batch.y)) as memory:
+        movers = _movers(phase)
+        for mover in movers.values():
+            mover.begin()
+        for _ in _updates(phase, _One(batch, precision, _Shortest(0)), movers):
+            pass
+        return Kept(memory, sum(mover.kept for mover in movers.values()))
+
+
+def _layer_by_layer() -> AbstractContextManager[Any]:
+    """Generated code cannot be looked into."""
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -191,38 +208,3 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (count := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out
-
-
-class _Ledger:
-    """Which storages wait for a backward pass, and the most bytes that ever did; parameters are not counted."""
-
-    def __init__(self, parameters: set[int]) -> None:
-        self.users: dict[int, int] = dict.fromkeys(parameters, 1)
-        self.alive = self.most = 0
-
-    def pack(self, tensor: Tensor) -> _Kept:
-        """Enter a tensor that a backward pass will ask for."""
-        storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
-        if self.users.setdefault(address, 0) == 0:
-            self.alive += size
-            self.most = max(self.most, self.alive)
-        self.users[address] += 1
-        return _Kept(self, tensor, address, size)
-
-
-class _Kept:
-    """One saved tensor; leaves the ledger with the graph that holds it."""
-
-    def __init__(self, ledger: _Ledger, tensor: Tensor, address: int, size: int) -> None:
-        self.ledger, self.tensor, self.address, self.size = ledger, tensor, address, size
-
-    def unpack(self: Self) -> Tensor:
-        """The tensor."""
-        return self.tensor
-
-    def __del__(self) -> None:
-        users = self.ledger.users
-        users[self.address] -= 1
-        if users[self.address] == 0:
-            self.ledger.alive -= self.size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
 import torch
@@ -20,17 +20,18 @@ from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.journal import Journal
 from dwf.core.seeds import derive
-from dwf.core.settings import Settings
+from dwf.core.settings import Limit, Settings
 from dwf.core.types import Compile
 from dwf.training.average import Average
 from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
+from dwf.training.memory import Measures
 from dwf.training.mover import Mover
 from dwf.training.plan import Feed, Phase, Update
 from dwf.training.reuse import Shelf
 from dwf.training.rounds import Round
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
-"""Scores of a module on the validation split: `sa`, `fgsm`, `ra` in [0, 1] and `n`."""
+"""Scores of a module on the validation split, the same on every rank: `sa`, `fgsm`, `ra` in [0, 1] and `n`."""
 
 
 class Options(Settings):
@@ -42,6 +43,9 @@ class Options(Settings):
     """Whether our nets run as code that torch.compile generates. `auto`: where it can and the run is long enough to gain."""
     accumulate: int = Field(default=1, ge=1)
     """Parts that each batch is cut into, one optimizer step for all of them: less memory, but batch-norm sees only a part."""
+    memory: Limit = None
+    """Most bytes that the process, or on a GPU its part of the card, may take: "4GiB". Experts are computed again one by one, and
+    batches cut into parts, as far as that needs (dwf/training/memory.py). None: as it comes."""
     clip: float | None = Field(default=None, gt=0)
     """Largest gradient norm of a step; None never clips."""
     select: Literal["last", "best_val", "best_ra"] = "last"
@@ -76,6 +80,8 @@ class Harness:
     seed: int
     shelf: Shelf = field(default_factory=Shelf)
     """Phases that other runs have finished."""
+    measures: Mapping[str, Measures] = field(default_factory=dict)
+    """By phase, how it stays below `options.memory`; empty without a cap."""
 
 
 def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | None = None) -> None:
@@ -99,7 +105,9 @@ def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | Non
             # A phase that goes on stands in the journal already.
             announce = harness.journal.show if _standing(phase, store) else harness.journal.write
             parameters = sum(p.numel() for p in phase.subject.parameters())
-            announce(event="phase", phase=phase.name, index=index, phases=len(phases), rounds=phase.rounds, parameters=parameters)
+            place = {"phase": phase.name, "index": index, "phases": len(phases)}
+            capped = {"memory": asdict(m)} if (m := harness.measures.get(phase.name)) else {}
+            announce(event="phase", **place, rounds=phase.rounds, parameters=parameters, **capped)
             with holding(phase):
                 _learn(phase, decided, harness)
 
@@ -128,8 +136,11 @@ def _journal(phase: Phase, place: Mapping[str, int], harness: Harness) -> None:
 
 def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     """The remaining rounds of one phase, from its last checkpoint to its final weights."""
-    options, journal = harness.options, harness.journal
-    movers = {name: Mover(learner, options.accumulate, options.clip) for name, learner in phase.learners.items()}
+    options, journal, accumulate = harness.options, harness.journal, harness.options.accumulate
+    if measures := harness.measures.get(phase.name):
+        measures.apply(phase.subject)
+        accumulate *= measures.parts
+    movers = {name: Mover(learner, accumulate, options.clip) for name, learner in phase.learners.items()}
     _covers(phase, movers)
     feed, seed = harness.feed(phase), derive(harness.seed, phase.name)
     average = Average(phase.subject, options.average)
@@ -142,11 +153,11 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
             module.eval()
         epoch, part = divmod(number, phase.parts)
         drawn = feed.epoch(epoch, part, phase.parts)
-        batches = Round(drawn, derive(seed, number), harness.precision, number, phase.rounds, options.accumulate)
+        batches = Round(drawn, derive(seed, number), harness.precision, number, phase.rounds, accumulate)
         means = _round(phase, batches, movers, average, harness)
         _refuse_broken(phase, number, harness.store)
         with average.shown():
-            scores = ranks.agree(harness.validate(phase.subject))
+            scores = harness.validate(phase.subject)
             score = scores["sa"] + scores["ra"] if options.select == "best_val" else scores[phase.goal]
             if options.select != "last" and (at.best is None or score > at.best):
                 at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
@@ -157,7 +168,7 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
             phase=phase.name,
             round=number,
             rounds=phase.rounds,
-            images=len(batches) * phase.batch // options.accumulate,
+            images=len(batches) * phase.batch // accumulate,
             learning_rate=next(iter(movers.values())).learning_rate,
             **means,
             validation=scores,

@@ -42,7 +42,20 @@ class Mover:
             group["lr"] = base * self._schedule(progress)
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # the next attack has their memory
         return True
+
+    def begin(self) -> None:
+        """A step without gradients, after which the optimizer has its memory; weight decay may move the parameters."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the optimizer's memory."""
+        return sum(tensor.nbytes for tensor in self.state().values())
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's memory as named tensors (`<parameter number>.<name>`): momentum, moments, step counts."""

@@ -132,6 +132,11 @@ class Phase:
     grows: bool = False
     """Whether a step costs more as the phase goes on (`Draw.progress`): what it costs is then counted at several moments."""
 
+    @property
+    def kind(self) -> str:
+        """The name without an expert's number, as `Method.cost` calls it: `pgd` for `pgd-3`."""
+        return self.name.rstrip("-0123456789")
+
 
 class Method(Protocol):
     """Frozen settings; its fields are its hyper-parameters."""

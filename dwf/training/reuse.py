@@ -36,12 +36,16 @@ class Shelf:
     """JSON: the method's settings, of which a phase may ignore some (`Phase.ignores`)."""
     folder: Path | None = None
     """Of run folders; None takes over nothing."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Phase -> pieces that a memory cap cuts its batches into; what else a cap does decides nothing."""
 
     def decided(self, phase: Phase) -> str:
         """Everything that decides what `phase` makes, as JSON. Its subject must still hold its first weights."""
         settings = {name: value for name, value in self.method.items() if name not in phase.ignores}
         first = fingerprint(phase.subject)
         everything = {"phase": phase.name, "first weights": first, "method": settings, **self.circumstances}
+        if (parts := self.parts.get(phase.name, 1)) > 1:
+            everything["parts"] = parts
         return json.dumps(everything, indent=1, sort_keys=True)
 
     def find(self, phase: str, decided: str) -> Twin | None:

@@ -90,7 +90,7 @@ def job(run: Run, place: RunFolder, phase: str, device: str, reuse: Path | None)
 def learn(tell: Listener, *, run: Mapping[str, Any], folder: str, phase: str, device: str, reuse: str | None) -> None:
     """Learn one phase of a run whose other phases learn elsewhere, from where it stands; those that it needs are finished."""
     chosen, place = Run.read(run), RunFolder(Path(folder))
-    prepared = prepare(chosen, ranks.pick_device(device), None if reuse is None else Path(reuse))
+    prepared = prepare(chosen, ranks.pick_device(device), None if reuse is None else Path(reuse), place)
     place.claim(chosen, prepared.spec, prepared.about, resume=True)
     side = place.aside(phase)
     with side.locked():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
 from dwf.training.calibration import Load, calibrate, counted, paced
+from dwf.training.footprint import resident
+from dwf.training.memory import Measures
 from dwf.training.mover import precision_of
 from dwf.training.plan import Passes, Phase
 from dwf.verbs.compiling import compile_phases
+from dwf.verbs.fitting import measures
 
 PLAN_SCHEMA = 1
 """Of plan.json."""
@@ -51,14 +54,16 @@ class PhaseCost:
     flops: float
     """In all."""
     memory: float
-    """Bytes at the worst moment of a step; the data set and PyTorch itself come on top."""
+    """Bytes at the worst moment of a step, the model's own among them; the data set and PyTorch itself come on top."""
     seconds: float
     """On the device that was asked for, validation included."""
+    measures: Measures | None = None
+    """How it stays below a memory cap, which operations, memory and time know of; None without one."""
 
     @property
     def kind(self) -> str:
         """The name without an expert's number: `pgd` for `pgd-3`."""
-        return _kind(self.name)
+        return self.name.rstrip("-0123456789")
 
 
 @dataclass(frozen=True)
@@ -97,26 +102,27 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(where)
     precision = precision_of(run.train.precision, attack_precision(where))
     spec, images = specify(images), images.to(where)
+    capped = measures(run, images, spec, precision, None)
     model = build(run, spec, where)
     phases = run.method.phases(model)
     compile_phases(run.train.compile, phases, images)
     loads: dict[tuple[str, int], tuple[Load, float]] = {}
     costs = []
     for phase in phases:
-        batch = _batch(run, phase, images)
-        key = (_kind(phase.name), sum(p.numel() for p in phase.subject.parameters()))
+        measured = capped.get(phase.name)
+        batch = _batch(run, phase, images, measured.parts if measured else 1)
+        key = (phase.kind, sum(p.numel() for p in phase.subject.parameters()))
         if key not in loads:
+            if measured:
+                measured.apply(phase.subject)
             loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)
         load, validating = loads[key]
-        passes, seconds = run.method.cost()[_kind(phase.name)], validating * len(validation)
-        kept = 4 * sum(p.numel() for p in phase.subject.parameters()) if run.train.average is not None else 0
-        costs.append(_cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds, kept=kept))
-    found = Plan(
-        run.name,
-        tuple(costs),
-        images.pixels.numel(),
-        environment(where, str(precision).removeprefix("torch."), is_compiled(model)),
-    )
+        passes, seconds = run.method.cost()[phase.kind], validating * len(validation)
+        average = resident(phase.subject) if run.train.average is not None else 0
+        cost = _cost(phase, passes, load, images=len(images), batch=len(batch.y), validation=seconds)
+        costs.append(replace(cost, memory=resident(model) + average + cost.memory, measures=measured))
+    place_and_versions = environment(where, str(precision).removeprefix("torch."), is_compiled(model))
+    found = Plan(run.name, tuple(costs), images.pixels.numel(), place_and_versions)
     if folder is not None:
         place = RunFolder(Path(folder))
         with writable(place.path):
@@ -134,21 +140,15 @@ def paper_flops() -> float:
     each: dict[str, float] = {}
     total = 0.0
     for phase in run.method.phases(model):
-        kind = _kind(phase.name)
-        if kind not in each:
-            each[kind] = counted(phase, batch, torch.bfloat16).flops
-        total += each[kind] * 45_000 * phase.rounds / phase.parts
+        if phase.kind not in each:
+            each[phase.kind] = counted(phase, batch, torch.bfloat16).flops
+        total += each[phase.kind] * 45_000 * phase.rounds / phase.parts
     return total
 
 
-def _kind(phase: str) -> str:
-    """As `Method.cost` calls it."""
-    return phase.rstrip("-0123456789")
-
-
-def _batch(run: Run, phase: Phase, images: Images) -> Batch:
+def _batch(run: Run, phase: Phase, images: Images, parts: int) -> Batch:
     """The first batch of a phase, as large as the loop's."""
-    feed = Feed(images, phase.batch, 0, run.data.crop, run.data.flip, parts=run.train.accumulate)
+    feed = Feed(images, phase.batch, 0, run.data.crop, run.data.flip, parts=run.train.accumulate * parts)
     if phase.parts > (batches := len(feed.epoch(0))):
         raise Refused(f"phase '{phase.name}' cuts its epochs into {phase.parts} parts, but they have {batches} batches; use fewer")
     return next(iter(feed.epoch(0)))
@@ -167,8 +167,8 @@ def _some(images: Images, count: int) -> Iterator[Batch]:
     return ordered(images.take(torch.arange(count)), 250)
 
 
-def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float, kept: int) -> PhaseCost:
-    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round; `kept`: bytes of the average."""
+def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float) -> PhaseCost:
+    """`images`: of an epoch; `batch`: on this device at once; `validation`: seconds a round."""
     seen = images // phase.batch * phase.batch * phase.rounds // phase.parts
     return PhaseCost(
         phase.name,
@@ -177,6 +177,6 @@ def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, 
         passes.forwards,
         passes.backwards,
         load.flops * seen,
-        load.fixed + load.memory * batch + kept,
+        load.memory.peak(batch),
         load.seconds * seen + validation * phase.rounds,
     )

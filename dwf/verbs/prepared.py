@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
@@ -22,13 +22,15 @@ from dwf.core.types import Images, Spec
 from dwf.data import Feed, ordered, specify, subset
 from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
-from dwf.run import Run, build, environment
+from dwf.run import Run, RunFolder, build, environment
 from dwf.training.checkpoint import Store
 from dwf.training.loop import Harness, Validate
+from dwf.training.memory import VALIDATION, Measures
 from dwf.training.mover import precision_of
 from dwf.training.plan import Phase
 from dwf.training.reuse import Shelf
 from dwf.verbs.compiling import compile_phases
+from dwf.verbs.fitting import measures
 
 CODE = ("core", "data", "models", "attacks", "training", "methods", "evaluation/validation.py")
 """Parts of the package that decide what a phase makes."""
@@ -49,22 +51,23 @@ class Prepared:
     about: Mapping[str, Any]
     """For run.json: data, parameters, versions."""
     shelf: Shelf
+    measures: Mapping[str, Measures]
+    """By phase, how it stays below a memory cap; empty without one."""
 
     def feed(self, phase: Phase) -> Feed:
         """The batches of a phase."""
         run, data = self.run, self.run.data
-        return Feed(
-            self.images, phase.batch, derive(run.seed, "feed", phase.name), data.crop, data.flip, parts=run.train.accumulate
-        )
+        parts = run.train.accumulate * (self.measures[phase.name].parts if self.measures else 1)
+        return Feed(self.images, phase.batch, derive(run.seed, "feed", phase.name), data.crop, data.flip, parts=parts)
 
     def harness(self, store: Store, journal: Journal) -> Harness:
         """What the loop needs."""
         run = self.run
-        return Harness(store, self.feed, self.validate, journal, run.train, self.precision, run.seed, self.shelf)
+        return Harness(store, self.feed, self.validate, journal, run.train, self.precision, run.seed, self.shelf, self.measures)
 
 
-def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepared:
-    """Load and build; `reuse`: a folder of runs whose finished phases may be taken over.
+def prepare(run: Run, device: torch.device, reuse: Path | None = None, place: RunFolder | None = None) -> Prepared:
+    """Load and build; `reuse`: a folder of runs whose finished phases may be taken over; `place`: where the run may stand already.
 
     Raises `Refused` for bad data, and for settings that do not fit it.
     """
@@ -72,6 +75,7 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
     validation = subset(held_out, min(run.validation.samples, len(held_out)), derive(run.seed, "validation")).to(device)
     spec, images = specify(images), images.to(device)
     precision = precision_of(run.train.precision, attack_precision(device))
+    capped = measures(run, images, spec, precision, place)
     model = build(run, spec, device, fetch=True)
     phases = run.method.phases(model)
     compile_phases(run.train.compile, phases, images)
@@ -87,17 +91,21 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None) -> Prepar
         "environment": environment(device, str(precision).removeprefix("torch."), is_compiled(model)),
         "ranks": ranks.world(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"memory": {name: asdict(each) for name, each in capped.items()}} if capped else {}),
     }
+    at_once = min((each.validation for each in capped.values()), default=VALIDATION)
+    parts = {name: each.parts for name, each in capped.items()}
     prepared = Prepared(
         run,
         images,
         spec,
         model,
         phases,
-        run.validation.scorer(partial(ordered, validation, 250), precision, derive(run.seed, "validation")),
+        run.validation.scorer(partial(ordered, validation, at_once), precision, derive(run.seed, "validation")),
         precision,
         about,
-        Shelf(_circumstances(run, spec, about), run.method.model_dump(mode="json"), reuse),
+        Shelf(_circumstances(run, spec, about), run.method.model_dump(mode="json"), reuse, parts),
+        capped,
     )
     for phase in prepared.phases:  # what does not fit is refused before a folder is claimed
         if phase.parts > (batches := len(prepared.feed(phase).epoch(0))):
@@ -113,7 +121,7 @@ def _circumstances(run: Run, spec: Spec, about: Mapping[str, Any]) -> dict[str, 
         "seed": run.seed,
         "data": {"sha256": about["data"]["sha256"], **run.data.model_dump(mode="json", exclude={"source"})},
         "spec": spec.model_dump(mode="json"),
-        "train": run.train.model_dump(mode="json"),
+        "train": run.train.model_dump(mode="json", exclude={"memory"}),
         "validation": run.validation.model_dump(mode="json"),
         "environment": {name: about["environment"][name] for name in ("torch", "device", "precision", "compiled")},
         "ranks": about["ranks"],

@@ -41,7 +41,7 @@ def train(
         if executor is not None and ranks.world() > 1:
             raise Refused("under torchrun all ranks learn each phase together; leave --executor out, or start dwf without torchrun")
         with place.locked() if ranks.rank() == 0 else nullcontext():
-            _train(prepare(run, where, reuse), place, resume or ranks.restarted(), Apart(executor, device, reuse), listeners)
+            _train(prepare(run, where, reuse, place), place, resume or ranks.restarted(), Apart(executor, device, reuse), listeners)
     return load(place.path, where)
 
 

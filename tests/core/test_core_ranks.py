@@ -7,6 +7,7 @@ from torch import nn
 
 from dwf.core import ranks
 from dwf.core.errors import Refused
+from dwf.core.types import Batch
 
 
 def test_one_process_is_rank_zero_of_one() -> None:
@@ -30,6 +31,23 @@ def test_the_shares_are_equal_and_cover_the_batch_in_order(monkeypatch: pytest.M
         parts.append(ranks.share(batch))
     assert {len(part) for part in parts} == {10 // world}
     assert torch.equal(torch.cat(parts), batch)
+
+
+@pytest.mark.parametrize("world", [1, 3, 7])
+def test_every_image_of_a_batch_is_dealt_to_one_rank(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    batch, found = Batch(torch.rand(5, 1, 2, 2), torch.arange(5), torch.arange(5) + 10), []
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    for rank in range(world):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        mine = ranks.dealt(batch)
+        assert torch.equal(mine.index, mine.y + 10)
+        assert torch.equal(mine.x, batch.x[mine.y])
+        found += mine.y.tolist()
+    assert sorted(found) == [0, 1, 2, 3, 4]
+
+
+def test_the_total_over_one_process_is_its_own() -> None:
+    assert ranks.total({"sa": 3, "n": 4}) == {"sa": 3, "n": 4}
 
 
 def test_averaging_over_one_process_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""One optimizer step in double precision on fixed images, batch-norm in eval mode; parameters and their average go to a file.
+"""One optimizer step in double precision on fixed images, batch-norm in eval mode, and the scores after it; all goes to a file.
 
 python one_step.py FILE, alone or under torchrun: the ranks share the batch.
 """
@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dwf.core import ranks
-from dwf.core.types import Spec
+from dwf.core.types import Batch, Spec
+from dwf.evaluation.validation import Validation
 from dwf.methods import Dwf, Plain
 from dwf.models import ResNet
 from dwf.training.average import Average
@@ -36,7 +37,7 @@ def main(file: Path) -> None:
 
 
 def step(kind: str) -> dict[str, Tensor]:
-    """All weights after one step of the method's last phase, their moving average, and how far it differs between the ranks."""
+    """All weights after one step of the method's last phase, their average, how far that differs between ranks, and scores."""
     torch.manual_seed(0)
     method = METHODS[kind]
     spec = Spec(classes=tuple("abcde"), channels=3, height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -49,7 +50,10 @@ def step(kind: str) -> dict[str, Tensor]:
     mean = {name: tensor.clone() for name, tensor in average.tensors.items()}
     ranks.average(mean.values())
     apart = torch.stack([(mean[name] - tensor).abs().max() for name, tensor in average.tensors.items()]).max()
-    return {**model.state_dict(), **{f"average.{name}": t for name, t in average.tensors.items()}, "apart": apart}
+    images = [Batch(x[rows], y[rows], rows) for rows in torch.arange(16).split(3)]  # the last holds one: a rank has none of it
+    scores = Validation(steps=2).scorer(lambda: iter(images), torch.float64, 0)(model)
+    scored = {f"scores.{name}": torch.tensor(score, dtype=torch.float64) for name, score in scores.items()}
+    return {**model.state_dict(), **{f"average.{name}": t for name, t in average.tensors.items()}, **scored, "apart": apart}
 
 
 if __name__ == "__main__":

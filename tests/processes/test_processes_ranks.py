@@ -37,7 +37,8 @@ def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
     assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
     assert one.keys() == two.keys()
     assert {name.split(".")[0] for name in one} == {"plain", "dwf"}
-    assert {name.split(".")[1] for name in one} >= {"average", "apart"}
+    assert {name.split(".")[1] for name in one} >= {"average", "apart", "scores"}
+    assert {two[f"{kind}.scores.n"].item() for kind in ("plain", "dwf")} == {16}
     for kind in ("plain", "dwf"):
         assert two[f"{kind}.apart"] < 1e-15, "both ranks keep the same average"
     for name, tensor in one.items():

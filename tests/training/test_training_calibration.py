@@ -16,7 +16,7 @@ from toy_phases import images, net, phase
 from dwf.attacks import Pgd
 from dwf.core.types import Batch
 from dwf.data import ordered
-from dwf.training.calibration import calibrate, counted, paced
+from dwf.training.calibration import calibrate, counted, kept, paced
 from dwf.training.plan import Batches, Update
 
 CLASSES, NUMBERS = 2, 8
@@ -57,13 +57,14 @@ def test_a_phase_that_grows_is_counted_from_its_beginning_to_its_end() -> None:
     assert found.flops == (2 * 2.5 + 2) * FORWARD * 4
 
 
-def test_memory_is_what_waits_for_the_backward_pass_and_is_given_back() -> None:
+def test_memory_is_counted_on_a_few_images_for_any_batch() -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(NUMBERS, 1000), nn.Tanh(), nn.Linear(1000, CLASSES))
-    load = calibrate(phase(wide), batch(8), torch.float32, 0.0)
-    kept = 4 * (1000 + CLASSES)  # tanh keeps its result, which the second matrix reads too; the batch itself is there anyway
-    assert kept <= load.memory <= kept + 100
-    parameters = sum(p.numel() for p in wide.parameters())
-    assert load.fixed >= 4 * 4 * parameters, "weights, gradients, momentum and a copy to attack"
+    memory = calibrate(phase(wide), batch(8), torch.float32, 0.0).memory
+    image, parameters = 4 * 1000, sum(p.nbytes for p in wide.parameters())
+    # For one image the gradients are the worst: momentum, gradients, and one temporary of weight decay or none.
+    assert 2 * parameters <= memory.peak(1) <= 3 * parameters
+    # For many, their activations: what tanh takes, its result, and one gradient of that size; momentum lies beside.
+    assert 2 * image * 10_000 <= memory.peak(10_000) <= 3 * image * 10_000 + 3 * parameters
 
 
 def test_more_steps_do_not_keep_more_alive() -> None:
@@ -72,9 +73,8 @@ def test_more_steps_do_not_keep_more_alive() -> None:
             x = Pgd(steps=20)(model, draw.x, draw.y, draw.noise)
             yield Update(F.cross_entropy(model(x), draw.y))
 
-    few = counted(phase(net(), attacked), batch(4), torch.float32)
-    many = counted(phase(net(), long), batch(4), torch.float32)
-    assert many.most == few.most
+    few, many = (kept(phase(net(), each), batch(4), torch.float32).memory.peak(4) for each in (attacked, long))
+    assert many == few
 
 
 def test_timing_grows_to_what_the_budget_allows() -> None:

@@ -29,7 +29,7 @@ def weight(*values: float) -> nn.Parameter:
 def test_only_the_named_learner_receives_gradients_and_moves() -> None:
     mine, other = weight(1.0), weight(2.0)
     Mover(learner(mine)).take(Update((mine * other).sum()), 0.0)
-    assert mine.grad is not None
+    assert mine.grad is None, "the step has given it back"
     assert mine.item() == 0.0  # 1 - 0.5 * 2
     assert other.grad is None
     assert other.item() == 2.0
@@ -68,8 +68,6 @@ def test_a_parameter_without_a_gradient_counts_as_zeros() -> None:
     used, unused = weight(1.0), weight(1.0)
     mover = Mover(learner(used, unused, optimizer=Sgd(learning_rate=0.5, momentum=0.0, weight_decay=0.2)))
     mover.take(Update(used.sum()), 0.0)
-    assert unused.grad is not None
-    assert unused.grad.item() == 0.0
     assert unused.item() == pytest.approx(0.9), "weight decay acts on it as on any other"
 
 

@@ -1,0 +1,94 @@
+"""Peak memory of a joint step of DWF (nine ResNet-18 of width 64, 128 clean images), as it comes and below a cap.
+
+Each is a fresh process that decides as `dwf train` does, counting included, and takes two steps: the second has the optimizer's
+memory from its beginning. The peak is the kernel's own high-water mark, PyTorch and its libraries included.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import torch
+from harness import arguments, publish
+from joint_step import peak_of_this_process
+from steps import CPU, OneBatch, spec
+
+from dwf.core.settings import size, sized
+from dwf.core.types import Images
+from dwf.methods import Dwf
+from dwf.models import ResNet
+from dwf.models.inference import attack_precision
+from dwf.run import Run, build
+from dwf.training.loop import Options, advance
+from dwf.training.memory import Measures
+from dwf.training.mover import Mover
+from dwf.training.optim import Recipe, Sgd
+from dwf.verbs.fitting import measures
+
+STEPS = 2
+"""Of PGD: more of them take no more memory."""
+PRECISION = attack_precision(CPU)
+
+
+def peak(cap: str, depth: int, width: int, batch: int) -> dict[str, object]:
+    """MiB of this process after two joint steps below `cap` (`none`: as it comes), and what it did for that."""
+    recipe = Recipe(epochs=1, batch=batch, optimizer=Sgd(learning_rate=0.01))
+    method = Dwf(backbone=ResNet(depth=depth, width=width), pgd_steps=(STEPS,), joint=recipe)
+    run = Run(method=method, train=Options(memory=None if cap == "none" else size(cap)))
+    count = 2 * batch
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = Images(pixels, torch.arange(count) % 10, spec().classes, torch.arange(count), "noise", "0" * 64)
+    chosen = measures(run, images, spec(), PRECISION, None).get("joint")
+    before = peak_of_this_process()
+    model = build(run, spec(), CPU).train()
+    phase = method.phases(model)[-1]
+    if chosen:
+        chosen.apply(model)
+    pieces = (chosen or Measures()).parts
+    mover = Mover(phase.learners["all"], pieces)
+    x = (pixels[:batch].float() / 255).to(memory_format=torch.channels_last)
+    began = time.process_time()
+    for part in [*range(pieces)] * 2:
+        rows = slice(part * batch // pieces, (part + 1) * batch // pieces)
+        updates = phase.round(model, OneBatch(x[rows], images.labels[:batch][rows]))
+        while (update := advance(updates, PRECISION, CPU)) is not None:
+            mover.take(update, 0.0)
+    return {
+        "peak_mib": peak_of_this_process(),
+        "peak_before_mib": before,
+        "processor_seconds": time.process_time() - began,
+        "measures": asdict(chosen) if chosen else None,
+    }
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--depth", type=int, default=18)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--caps", nargs="*", default=["none", "4GiB"], help="none, or sizes such as 4GiB")
+    parser.add_argument("--only", help="take two steps below this cap in this process")
+    chosen = parser.parse_args()
+    depth, width = (10, 16) if chosen.quick else (chosen.depth, chosen.width)
+    if chosen.only:
+        print(json.dumps(peak(chosen.only, depth, width, chosen.batch)))
+        return
+    found = {}
+    for cap in chosen.caps:
+        sizes = [f"--depth={depth}", f"--width={width}", f"--batch={chosen.batch}"]
+        command = [sys.executable, __file__, "--only", cap, *sizes]
+        found[cap] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        if cap != "none":
+            found[cap]["below"] = found[cap]["peak_mib"] * 2**20 < size(cap)
+            print(f"{cap}: {sized(found[cap]['peak_mib'] * 2**20)}", file=sys.stderr)
+    settings = {"experts": 9, "steps": STEPS, "depth": depth, "width": width, "batch": chosen.batch}
+    publish("memory", {"settings": settings, "precision": str(PRECISION), "caps": found}, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""How a run stays below `train.memory`: each kind of phase counted on a model that is thrown away before the real one is built."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from dwf.core import ranks
+from dwf.core.errors import Refused
+from dwf.core.heap import give_back, held
+from dwf.core.settings import sized
+from dwf.core.types import Batch, Images, Recompute, Spec
+from dwf.data import ordered
+from dwf.methods import Free
+from dwf.run import Run, RunFolder, build
+from dwf.training.calibration import kept
+from dwf.training.footprint import Footprint, resident, tellable
+from dwf.training.memory import LOOSE, MODES, TIGHT, Demand, Measures, choose, recomputing
+from dwf.training.plan import Phase
+
+ASSUMED = 2**30
+"""Bytes of PyTorch and its libraries where the system does not say: on a GPU a CUDA context and cuDNN, on macOS the process."""
+STEP = 64 * 2**20
+"""What the process held before is rounded up to so many bytes, so that the same run decides alike another time."""
+COPIES = 3
+"""Of what is written while a file is made: in order, as bytes, and as the file's bytes."""
+
+
+def measures(run: Run, images: Images, spec: Spec, precision: torch.dtype, place: RunFolder | None) -> dict[str, Measures]:
+    """Phase -> how it stays below `run.train.memory`; empty without a cap. A run that stands in `place` goes on as it began.
+
+    `images`: on the device where it trains. Raises `Refused` if a phase cannot stay below, with the least that would do.
+    """
+    if run.train.memory is None:
+        return {}
+    if place is not None and place.record.exists() and (stored := place.describe().get("memory")):
+        return {name: Measures(**each) for name, each in stored.items()}
+    return _fit(run, run.train.memory, images, spec, precision)
+
+
+def _fit(run: Run, cap: int, images: Images, spec: Spec, precision: torch.dtype) -> dict[str, Measures]:
+    device = images.pixels.device
+    tight = TIGHT if give_back(at_once=True) and device.type == "cpu" else LOOSE
+    model = build(run, spec, device)
+    (batch,) = ordered(images.take(torch.arange(rows := tellable(model), device=device)), rows)
+    counting = _Counting(run, model, images, batch, precision)
+    found: dict[tuple[str, int], Measures] = {}
+    named: dict[str, Measures] = {}
+    for phase in run.method.phases(model):
+        key = phase.kind, sum(p.numel() for p in phase.subject.parameters())
+        if key not in found:
+            size = phase.batch // ranks.world() // run.train.accumulate
+            modes = MODES if recomputing(phase.subject) else MODES[:1]
+            demand = partial(counting.demand, phase)
+            found[key] = choose(cap, demand, modes=modes, batch=size, parts=_parts(run, size), tight=tight)
+        named[phase.name] = found[key]
+    worst = max(named, key=lambda name: named[name].expected)
+    if named[worst].expected > cap:
+        raise _too_little(cap, worst, named[worst])
+    return named
+
+
+def _parts(run: Run, batch: int) -> Sequence[int]:
+    """Into how many pieces a batch may be cut; batch-norm needs two images."""
+    if isinstance(run.method, Free):  # takes a step after every replay
+        return (1,)
+    return [1, *(parts for parts in range(2, batch // 2 + 1) if batch % parts == 0)]
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """A model that is used up by it, and a few images."""
+
+    run: Run
+    model: nn.Module
+    images: Images
+    """All of them: they take memory too."""
+    batch: Batch
+    precision: torch.dtype
+
+    def demand(self, phase: Phase, mode: Recompute) -> Demand:
+        """What `phase`, one of the model's, takes with its experts computed again to some degree."""
+        subject, cpu = phase.subject, self._on_cpu
+        Measures(thrifty=True, recompute=mode).apply(subject)
+        step = kept(phase, self.batch, self.precision)
+        with Footprint(subject, len(self.batch.y)) as validation:
+            # More steps of an attack need no more memory.
+            score = self.run.validation.model_copy(update={"steps": 1}).scorer(lambda: iter([self.batch]), self.precision, 0)
+            score(subject)
+        weights = resident(subject)
+        best = cpu and self.run.train.select != "last"
+        average = 2 if self.run.train.average is not None else 0  # and what it stands in for while it is validated
+        copies = weights + COPIES * max(weights, step.optimizers) if cpu else 0  # a GPU's are made in the host's memory
+        aside = (best + average) * weights
+        return Demand(self._before(), resident(self.model), step.memory, step.optimizers, validation, copies, aside)
+
+    def _before(self) -> int:
+        """Bytes of the process without the model: PyTorch, the images, the code that libraries make for their first step."""
+        gc.collect()
+        give_back(at_once=True)
+        used = held() if self._on_cpu else None
+        bare = ASSUMED + self.images.pixels.nbytes if used is None else used - resident(self.model)
+        return -(-bare // STEP) * STEP
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.images.pixels.device.type == "cpu"
+
+
+def _too_little(cap: int, phase: str, least: Measures) -> Refused:
+    how = [
+        *(["one expert at a time"] if least.recompute != "never" else []),
+        *([f"its batches in {least.parts} parts"] if least.parts > 1 else []),
+    ]
+    said = f", with {' and '.join(how)}" if how else ""
+    return Refused(
+        f"'train.memory' is {sized(cap)}, but phase '{phase}' takes at least {sized(least.expected)}{said}; "
+        "allow that much, or train smaller nets"
+    )
