@@ -1,7 +1,7 @@
 """How the cost of a joint step and of an attack step grows: with experts, batch, width, image size and threads.
 
-Random images; nets compiled where `dwf train` would. Costs are seconds an image, and operations a second where FLOPs grow too;
-`evenness` is the largest cost for each unit over the smallest: 1 where cost grows exactly with the unit.
+Random images; nets compiled where `dwf train` would. A step's seconds, and those of a unit: an expert, an image of the batch, or 1e9
+multiply-adds where width or size grow. `evenness` is the largest of a unit over the smallest: 1 where cost grows just with the unit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dwf.models.cost import cost
 DEPTH, WIDTH, BATCH, STEPS = 10, 16, 64, 3
 EXPERTS, BATCHES, WIDTHS, SIZES, THREADS = (1, 2, 4, 8, 16), (16, 32, 64, 128, 256), (16, 32, 64), (32, 64, 128, 224), (1, 2)
 Timed = Mapping[str, Callable[[], object]]
+Rows = dict[str, dict[str, float]]
 
 
 def medians(contenders: Timed, repeats: int) -> dict[str, float]:
@@ -27,13 +28,18 @@ def medians(contenders: Timed, repeats: int) -> dict[str, float]:
     return {name: spread(values)["median"] for name, values in alternate(contenders, repeats, warmup=2).items()}
 
 
-def per(seconds: Mapping[str, float], units: Mapping[str, float]) -> dict[str, object]:
-    """Seconds, seconds for each unit, and how even those are."""
-    each = {name: seconds[name] / units[name] for name in seconds}
-    return {"seconds": dict(seconds), "seconds_a_unit": each, "evenness": max(each.values()) / min(each.values())}
+def per(seconds: Mapping[str, float], units: Mapping[str, float]) -> Rows:
+    """Seconds, and seconds for each unit."""
+    return {name: {"seconds": taken, "seconds_a_unit": taken / units[name]} for name, taken in seconds.items()}
 
 
-def by_experts(repeats: int, most: int, hasten: Hasten | None) -> dict[str, object]:
+def evenness(rows: Rows) -> float:
+    """The largest cost of a unit over the smallest."""
+    each = [row["seconds_a_unit"] for row in rows.values()]
+    return max(each) / min(each)
+
+
+def by_experts(repeats: int, most: int, hasten: Hasten | None) -> Rows:
     """A joint step; the unit is an expert."""
     x, y = images(BATCH)
     counts = [count for count in EXPERTS if count <= most]
@@ -41,14 +47,14 @@ def by_experts(repeats: int, most: int, hasten: Hasten | None) -> dict[str, obje
     return per(medians(steps, repeats), {str(n): n for n in counts})
 
 
-def by_batch(repeats: int, most: int, hasten: Hasten | None) -> dict[str, object]:
+def by_batch(repeats: int, most: int, hasten: Hasten | None) -> Rows:
     """An attack step on one net; the unit is an image."""
     net, sizes = ResNet(depth=DEPTH, width=WIDTH)(spec()), [size for size in BATCHES if size <= most]
     steps = {str(size): attack_step(net, *images(size), hasten) for size in sizes}
     return per(medians(steps, repeats), {str(size): size for size in sizes})
 
 
-def by_operations(nets: Mapping[str, tuple[ResNet, int]], repeats: int, hasten: Hasten | None) -> dict[str, object]:
+def by_operations(nets: Mapping[str, tuple[ResNet, int]], repeats: int, hasten: Hasten | None) -> Rows:
     """An attack step on nets (backbone, image size) that differ; the unit is a multiply-add of the forward pass, times 1e9."""
     steps, work = {}, {}
     for name, (net, size) in nets.items():
@@ -84,12 +90,16 @@ def main() -> None:
     hasten = compile_nets if not chosen.eager and not chosen.quick and can_compile("cpu") else None
     sizes = SIZES[:2] if chosen.quick else SIZES
     narrow = partial(ResNet, depth=DEPTH)
-    figures = {
-        "settings": {"depth": DEPTH, "width": WIDTH, "batch": BATCH, "pgd_steps": STEPS, "compiled": hasten is not None},
+    growth = {
         "experts": by_experts(repeats, few, hasten),
         "batch": by_batch(repeats, 16 * few, hasten),
         "width": by_operations({str(w): (narrow(width=w), 32) for w in WIDTHS}, repeats, hasten),
         "image_size": by_operations({str(s): (narrow(width=WIDTH), s) for s in sizes}, repeats, hasten),
+    }
+    figures = {
+        "settings": {"depth": DEPTH, "width": WIDTH, "batch": BATCH, "pgd_steps": STEPS, "compiled": hasten is not None},
+        "evenness": {name: evenness(rows) for name, rows in growth.items()},
+        **growth,
         "threads": by_threads(repeats, hasten),
     }
     publish("scaling", figures, chosen.json)
