@@ -1,7 +1,7 @@
 """How the cost of a joint step and of an attack step grows: with experts, batch, width, image size and threads.
 
-Random images; nets compiled where `dwf train` would. A step's seconds, and those of a unit: an expert, an image of the batch, or 1e9
-multiply-adds where width or size grow. `evenness` is the largest of a unit over the smallest: 1 where cost grows just with the unit.
+Random images; nets compiled where `dwf train` would. A step's seconds, and those of a unit: an expert, an image of the batch, or
+1e9 multiply-adds where width or size grow. `evenness` is the largest of a unit over the smallest: 1 where cost grows in proportion.
 """
 
 from __future__ import annotations
