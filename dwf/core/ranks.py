@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
@@ -64,14 +65,27 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+_apart = ContextVar("_apart", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process counts as the only one: what it computes there the others neither share nor wait for."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
 def rank() -> int:
     """This process's number, 0 without torchrun."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _apart.get() else 0
 
 
 def world() -> int:
     """How many processes there are, 1 without torchrun."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _apart.get() else 1
 
 
 def barrier() -> None:
@@ -111,6 +125,15 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     average([p.grad for p in parameters if p.grad is not None])
+
+
+def told(words: str) -> str:
+    """Rank 0's words, on every rank."""
+    if world() == 1:
+        return words
+    said = [words]
+    dist.broadcast_object_list(said, 0)
+    return said[0]
 
 
 def total(counts: Mapping[str, int]) -> dict[str, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,16 +36,33 @@ COPIES = 3
 def measures(run: Run, images: Images, spec: Spec, precision: torch.dtype, place: RunFolder | None) -> dict[str, Measures]:
     """Phase -> how it stays below `run.train.memory`; empty without a cap. A run that stands in `place` goes on as it began.
 
-    `images`: on the device where it trains. Raises `Refused` if a phase cannot stay below, with the least that would do.
+    `images`: on the device where it trains. Under torchrun rank 0 decides for all. Raises `Refused` if a phase cannot stay below,
+    with the least that would do.
     """
     if run.train.memory is None:
         return {}
-    if place is not None and place.record.exists() and (stored := place.describe().get("memory")):
-        return {name: Measures(**each) for name, each in stored.items()}
-    return _fit(run, run.train.memory, images, spec, precision)
+    answer: dict[str, Any] = {}
+    if ranks.rank() == 0:
+        stored = place.describe().get("memory") if place is not None and place.record.exists() else None
+        answer = stored or _answer(run, images, spec, precision, ranks.world())
+    answer = json.loads(ranks.told(json.dumps(answer)))
+    if "refused" in answer:
+        raise Refused(answer["refused"])
+    return {name: Measures(**each) for name, each in answer.items()}
 
 
-def _fit(run: Run, cap: int, images: Images, spec: Spec, precision: torch.dtype) -> dict[str, Measures]:
+def _answer(run: Run, images: Images, spec: Spec, precision: torch.dtype, share: int) -> dict[str, Any]:
+    """The measures of each phase as they stand in run.json, or why there are none. `share`: ranks that share each batch."""
+    with ranks.alone():  # the others wait for the answer and take no step
+        try:
+            return {name: asdict(each) for name, each in _fit(run, images, spec, precision, share).items()}
+        except Refused as refusal:
+            return {"refused": str(refusal)}
+
+
+def _fit(run: Run, images: Images, spec: Spec, precision: torch.dtype, share: int) -> dict[str, Measures]:
+    cap = run.train.memory
+    assert cap is not None
     device = images.pixels.device
     tight = TIGHT if give_back(at_once=True) and device.type == "cpu" else LOOSE
     model = build(run, spec, device)
@@ -54,7 +73,7 @@ def _fit(run: Run, cap: int, images: Images, spec: Spec, precision: torch.dtype)
     for phase in run.method.phases(model):
         key = phase.kind, sum(p.numel() for p in phase.subject.parameters())
         if key not in found:
-            size = phase.batch // ranks.world() // run.train.accumulate
+            size = phase.batch // share // run.train.accumulate
             modes = MODES if recomputing(phase.subject) else MODES[:1]
             demand = partial(counting.demand, phase)
             found[key] = choose(cap, demand, modes=modes, batch=size, parts=_parts(run, size), tight=tight)

@@ -46,6 +46,19 @@ def test_every_image_of_a_batch_is_dealt_to_one_rank(monkeypatch: pytest.MonkeyP
     assert sorted(found) == [0, 1, 2, 3, 4]
 
 
+def test_a_process_may_count_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    with ranks.alone():
+        assert (ranks.rank(), ranks.world()) == (0, 1)
+        with ranks.alone():
+            pass
+        assert ranks.total({"n": 2}) == {"n": 2}
+        assert ranks.told("words") == "words"
+    assert (ranks.rank(), ranks.world()) == (3, 4)
+
+
 def test_the_total_over_one_process_is_its_own() -> None:
     assert ranks.total({"sa": 3, "n": 4}) == {"sa": 3, "n": 4}
 

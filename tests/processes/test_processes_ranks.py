@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
-from dwf_processes import done, leftovers, preset, records, untimed, whole
+from dwf_processes import done, finish, leftovers, preset, records, start, untimed, whole
 from safetensors.torch import load_file
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -28,6 +29,18 @@ def test_two_ranks_train_one_run(tmp_path: Path) -> None:
     assert leftovers(folder) == []
     whole(folder)
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_one_cap(tmp_path: Path) -> None:
+    words = ["train", preset(tmp_path), "--device", "cpu", *SHORT]
+    done([*words, "--out", tmp_path / "run", "--memory", "8GiB"], launcher=(*TORCHRUN, "-m", "dwf"))
+    assert json.loads((tmp_path / "run/run.json").read_text())["memory"].keys() == {"benign-1", "fgsm-1", "pgd-1", "joint"}
+    whole(tmp_path / "run")
+    process = start([*words, "--out", tmp_path / "small", "--memory", "64MiB"], launcher=(*TORCHRUN, "-m", "dwf"))
+    code, _, errors = finish(process)
+    assert code != 0
+    assert "'train.memory' is 64 MiB" in errors, "nobody waits for ever"
 
 
 def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
