@@ -2,7 +2,7 @@
 
 The plain reading: fp32, NCHW, `loss.backward()` inside the attack, a loop over the experts. Ours is the method's own generator,
 layer by layer and, where torch.compile works, as generated code, which is what `dwf train` uses for runs of this size.
-Peak memory is that of a fresh process that takes one step each way.
+Peak memory is that of a fresh process that takes two steps of one kind.
 """
 
 from __future__ import annotations

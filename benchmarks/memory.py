@@ -20,6 +20,7 @@ from dwf.core.settings import size, sized
 from dwf.core.types import Images
 from dwf.methods import Dwf
 from dwf.models import ResNet
+from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.inference import attack_precision
 from dwf.run import Run, build
 from dwf.training.loop import Options, advance
@@ -33,17 +34,19 @@ STEPS = 2
 PRECISION = attack_precision(CPU)
 
 
-def peak(cap: str, depth: int, width: int, batch: int) -> dict[str, object]:
+def peak(cap: str, depth: int, width: int, batch: int, *, compiled: bool) -> dict[str, object]:
     """MiB of this process after two joint steps below `cap` (`none`: as it comes), and what it did for that."""
     recipe = Recipe(epochs=1, batch=batch, optimizer=Sgd(learning_rate=0.01))
     method = Dwf(backbone=ResNet(depth=depth, width=width), pgd_steps=(STEPS,), joint=recipe)
-    run = Run(method=method, train=Options(memory=None if cap == "none" else size(cap)))
+    run = Run(method=method, train=Options(memory=None if cap == "none" else size(cap), compile="always" if compiled else "never"))
     count = 2 * batch
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(count) % 10, spec().classes, torch.arange(count), "noise", "0" * 64)
     chosen = measures(run, images, spec(), PRECISION, None).get("joint")
     before = peak_of_this_process()
     model = build(run, spec(), CPU).train()
+    if compiled:
+        compile_nets(model)
     phase = method.phases(model)[-1]
     if chosen:
         chosen.apply(model)
@@ -72,19 +75,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--caps", nargs="*", default=["none", "4GiB"], help="none, or sizes such as 4GiB")
     parser.add_argument("--only", help="take two steps below this cap in this process")
+    parser.add_argument("--compiled", action="store_true", help="with --only: on generated code")
     chosen = parser.parse_args()
     depth, width = (10, 16) if chosen.quick else (chosen.depth, chosen.width)
     if chosen.only:
-        print(json.dumps(peak(chosen.only, depth, width, chosen.batch)))
+        print(json.dumps(peak(chosen.only, depth, width, chosen.batch, compiled=chosen.compiled)))
         return
     found = {}
     for cap in chosen.caps:
         sizes = [f"--depth={depth}", f"--width={width}", f"--batch={chosen.batch}"]
-        command = [sys.executable, __file__, "--only", cap, *sizes]
-        found[cap] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        if cap != "none":
-            found[cap]["below"] = found[cap]["peak_mib"] * 2**20 < size(cap)
-            print(f"{cap}: {sized(found[cap]['peak_mib'] * 2**20)}", file=sys.stderr)
+        for name, more in {cap: [], f"{cap}, compiled": ["--compiled"]}.items():
+            if more and (chosen.quick or not can_compile("cpu")):
+                continue
+            command = [sys.executable, __file__, "--only", cap, *sizes, *more]
+            found[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            if cap != "none":
+                found[name]["below"] = found[name]["peak_mib"] * 2**20 < size(cap)
+                print(f"{name}: {sized(found[name]['peak_mib'] * 2**20)}", file=sys.stderr)
     settings = {"experts": 9, "steps": STEPS, "depth": depth, "width": width, "batch": chosen.batch}
     publish("memory", {"settings": settings, "precision": str(PRECISION), "caps": found}, chosen.json)
 

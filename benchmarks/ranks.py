@@ -31,7 +31,13 @@ def measured(depth: int, width: int, experts: int, batch: int, repeats: int, *, 
     torch.set_num_threads(1)
     method = dwf(depth, width, experts, 3, batch)
     x, y = images(batch)
-    step = joint_step(method, ranks.share(x), ranks.share(y), compile_nets if compiled else None)
+    learn = joint_step(method, ranks.share(x), ranks.share(y), compile_nets if compiled else None)
+    statistics = [torch.zeros(buffer.shape) for buffer in method.model(spec()).buffers() if buffer.is_floating_point()]
+
+    def step() -> None:
+        learn()
+        ranks.average(statistics)  # as the loop does after every step
+
     found = {"step": spread(alternate({"": step}, repeats, warmup=2)[""])["median"]}
     for name, count in (("small", SMALL), ("large", LARGE)):
         message, times = torch.zeros(count), []

@@ -100,11 +100,14 @@ def growing(case: Case, *, fixed: bool) -> str:
         if images < 2:  # batch-norm
             rows.append([str(gpus), "-", "-", "-", "-", "fewer than two images a GPU for batch-norm"])
             continue
+        if images * gpus > case.images:
+            rows.append([str(gpus), "-", "-", "-", "-", "a batch would be more than the data set"])
+            continue
         compute, average = computing(case.joint * images), averaging(gpus, case.bytes)
-        steps = case.images / (images * gpus)
+        steps = case.images // (images * gpus)
         hours = case.epochs[1] * steps * (compute + average) / 3600
         cells = [f"{1000 * compute:,.1f}", f"{1000 * average:.1f}", f"{compute / (compute + average):.0%}", f"{hours:,.3g}"]
-        rows.append([str(gpus), *cells, f"{steps:,.0f}" if steps >= 1 else "less than one"])
+        rows.append([str(gpus), *cells, f"{steps:,.0f}"])
     return table(["GPUs", "compute, ms", "averaging, ms", "efficiency", "hours of the joint phase", "steps an epoch"], rows)
 
 
@@ -119,7 +122,7 @@ def feeding(case: Case) -> str:
 def judging(case: Case) -> str:
     """Seconds of a joint epoch and of what judges it, by GPUs, with batches that grow."""
     one, rows = sum(EXPERTS.values()) * case.forward, []
-    for gpus in GPUS:
+    for gpus in (gpus for gpus in GPUS if gpus * case.batch <= case.images):
         epoch = case.images / gpus * computing(case.joint) + case.images / case.batch / gpus * averaging(gpus, case.bytes)
         whole, batches = computing(VALIDATION * PASSES * one), -(-TEST // BATCH)
         test = -(-batches // gpus) * computing(BATCH * TABLE3 * one)

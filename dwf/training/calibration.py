@@ -178,7 +178,7 @@ class Kept(NamedTuple):
 def kept(phase: Phase, batch: Batch, precision: torch.dtype) -> Kept:
     """What a step on `batch` keeps alive, which the subject takes; optimizers are past their first step by then.
 
-    On layers one by one, generated code or not: what that keeps was never measured to be more.
+    On layers one by one, whether nets are compiled or not: benchmarks/memory.py holds both against it.
     """
     with holding(phase), _layer_by_layer(), Footprint(phase.subject, len(batch.y)) as memory:
         movers = _movers(phase)

@@ -3,7 +3,7 @@
 Every storage that a PyTorch operation makes is entered with its birth and its death, weights' gradients, the optimizer's memory and
 copies included. Tensors shaped like a weight are the same for any batch; all others grow with it. So the record of a few images
 tells the worst moment of any batch, which for a small one is another moment than for a large one. What a library needs inside an
-operation is not seen.
+operation is not seen; weights in another shape (flattened, several in one) are taken for features, and too much is counted.
 """
 
 from __future__ import annotations

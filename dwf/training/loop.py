@@ -108,8 +108,21 @@ def train(phases: Sequence[Phase], harness: Harness, only: Collection[str] | Non
             place = {"phase": phase.name, "index": index, "phases": len(phases)}
             capped = {"memory": asdict(m)} if (m := harness.measures.get(phase.name)) else {}
             announce(event="phase", **place, rounds=phase.rounds, parameters=parameters, **capped)
-            with holding(phase):
+            with holding(phase), _below(harness.measures.get(phase.name), phase.subject):
                 _learn(phase, decided, harness)
+
+
+@contextmanager
+def _below(measures: Measures | None, subject: nn.Module) -> Iterator[None]:
+    """What a phase does to stay below its cap, while it learns."""
+    if measures is None:
+        yield
+        return
+    measures.apply(subject)
+    try:
+        yield
+    finally:
+        Measures().apply(subject)
 
 
 def _standing(phase: Phase, store: Store) -> bool:
@@ -138,7 +151,6 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     """The remaining rounds of one phase, from its last checkpoint to its final weights."""
     options, journal, accumulate = harness.options, harness.journal, harness.options.accumulate
     if measures := harness.measures.get(phase.name):
-        measures.apply(phase.subject)
         accumulate *= measures.parts
     movers = {name: Mover(learner, accumulate, options.clip) for name, learner in phase.learners.items()}
     _covers(phase, movers)

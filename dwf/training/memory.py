@@ -65,23 +65,26 @@ class Demand:
     before: int
     """Of the process before there is a model."""
     model: int
-    """Weights and buffers of the whole model."""
+    """Weights and buffers of the whole model, of its best round and of its moving average."""
     step: Footprint
     optimizers: int
     """Kept from step to step; part of `step` already."""
     validation: Footprint
-    checkpoint: int
-    """Copies of weights and optimizers while a checkpoint is written."""
-    aside: int = 0
-    """Weights kept besides the model's: of the best round, of the moving average."""
+    between: int
+    """Beside the optimizers' while no activation is alive: copies for a checkpoint; gradients and the message to other ranks."""
+    waiting: int = 0
+    """Gradients that the first pieces of a batch leave for the last."""
+    accumulates: bool = False
+    """Whether batches come in pieces even if they are not cut here."""
 
-    def learning(self, images: int, share: float) -> int:
-        """At the worst moment of a step, or of a checkpoint, with batches of so many images. `share`: `TIGHT` or `LOOSE`."""
-        return self._whole(self.aside + max(self.step.peak(images), self.optimizers + self.checkpoint), share)
+    def learning(self, images: int, share: float, *, cut: bool = False) -> int:
+        """At the worst moment of a step, or after it, with pieces of so many images. `share`: `TIGHT` or `LOOSE`."""
+        waiting = self.waiting if cut or self.accumulates else 0
+        return self._whole(max(waiting + self.step.peak(images), self.optimizers + self.between), share)
 
     def validating(self, images: int, share: float) -> int:
         """At the worst moment of a validation pass on so many images."""
-        return self._whole(self.aside + self.optimizers + self.validation.peak(images), share)
+        return self._whole(self.optimizers + self.validation.peak(images), share)
 
     def _whole(self, extra: int, share: float) -> int:
         return self.before + round(share * (self.model + extra))
@@ -93,34 +96,40 @@ def recomputing(subject: nn.Module) -> list[Recomputes]:
 
 
 def choose(
-    cap: int, demand: Callable[[Recompute], Demand], *, modes: Sequence[Recompute], batch: int, parts: Sequence[int], tight: float
+    cap: int,
+    demand: Callable[[Recompute], Demand],
+    *,
+    modes: Sequence[Recompute],
+    batch: int,
+    parts: Sequence[int],
+    least: Measures,
 ) -> Measures:
     """The cheapest measures with which a phase stays below `cap` bytes; where there are none, those that need least.
 
     `demand` is asked only as far as needed. `batch`: images of a step here; `parts`: numbers of pieces that it may come in, from 1
-    up. `tight`: memory for each counted byte that a thrifty phase takes.
+    up. `least`: what is always done once something is short, and the largest validation pass.
     """
     known = {"never": demand("never")}
-    plain = max(known["never"].learning(batch, LOOSE), known["never"].validating(VALIDATION, LOOSE))
+    plain = max(known["never"].learning(batch, LOOSE), known["never"].validating(least.validation, LOOSE))
     if plain <= cap:
-        return Measures(expected=plain)
-    least: Measures | None = None
+        return Measures(validation=least.validation, expected=plain)
+    smallest: Measures | None = None
     for pieces in parts:
         for mode in modes:
             if mode not in known:
                 known[mode] = demand(mode)
-            found = _fitted(cap, known[mode], Measures(True, mode, pieces), batch // pieces, tight)
+            found = _fitted(cap, known[mode], replace(least, recompute=mode, parts=pieces), batch // pieces)
             if found.expected <= cap:
                 return found
-            least = found if least is None or found.expected < least.expected else least
-    assert least is not None
-    return least
+            smallest = found if smallest is None or found.expected < smallest.expected else smallest
+    assert smallest is not None
+    return smallest
 
 
-def _fitted(cap: int, demand: Demand, measures: Measures, images: int, tight: float) -> Measures:
+def _fitted(cap: int, demand: Demand, measures: Measures, images: int) -> Measures:
     """With the largest validation pass that stays below the cap; with the smallest where none does."""
-    validation = VALIDATION
+    validation, tight = measures.validation, TIGHT if measures.thrifty else LOOSE
     while validation > FEWEST and demand.validating(validation, tight) > cap:
         validation = max(FEWEST, validation // 2)
-    expected = max(demand.learning(images, tight), demand.validating(validation, tight))
+    expected = max(demand.learning(images, tight, cut=measures.parts > 1), demand.validating(validation, tight))
     return replace(measures, validation=validation, expected=expected)

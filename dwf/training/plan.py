@@ -7,7 +7,7 @@ manager may span a `yield`: an autocast left open would leak into the loop and k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple, Protocol
@@ -136,6 +136,12 @@ class Phase:
     def kind(self) -> str:
         """The name without an expert's number, as `Method.cost` calls it: `pgd` for `pgd-3`."""
         return self.name.rstrip("-0123456789")
+
+    @property
+    def likeness(self) -> Hashable:
+        """Phases of one model that agree in this cost the same a step."""
+        moved = tuple((name, repr(learner.optimizer)) for name, learner in self.learners.items())
+        return self.kind, sum(p.numel() for p in self.subject.parameters()), self.batch, moved
 
 
 class Method(Protocol):

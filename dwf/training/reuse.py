@@ -37,7 +37,7 @@ class Shelf:
     folder: Path | None = None
     """Of run folders; None takes over nothing."""
     parts: Mapping[str, int] = field(default_factory=dict)
-    """Phase -> pieces that a memory cap cuts its batches into; what else a cap does decides nothing."""
+    """Phase -> pieces that a memory cap cuts its batches into; what else a cap does changes a result by rounding only."""
 
     def decided(self, phase: Phase) -> str:
         """Everything that decides what `phase` makes, as JSON. Its subject must still hold its first weights."""

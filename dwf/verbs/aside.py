@@ -92,6 +92,8 @@ def learn(tell: Listener, *, run: Mapping[str, Any], folder: str, phase: str, de
     chosen, place = Run.read(run), RunFolder(Path(folder))
     prepared = prepare(chosen, ranks.pick_device(device), None if reuse is None else Path(reuse), place)
     place.claim(chosen, prepared.spec, prepared.about, resume=True)
+    if place.describe().get("memory") != prepared.about.get("memory"):  # who came first has decided how to stay below a cap
+        prepared = prepare(chosen, ranks.pick_device(device), None if reuse is None else Path(reuse), place)
     side = place.aside(phase)
     with side.locked():
         sweep(side.path)

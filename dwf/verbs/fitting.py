@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,15 @@ from dwf.methods import Free
 from dwf.run import Run, RunFolder, build
 from dwf.training.calibration import kept
 from dwf.training.footprint import Footprint, resident, tellable
-from dwf.training.memory import LOOSE, MODES, TIGHT, Demand, Measures, choose, recomputing
+from dwf.training.memory import MODES, VALIDATION, Demand, Measures, choose, recomputing
 from dwf.training.plan import Phase
 
 ASSUMED = 2**30
 """Bytes of PyTorch and its libraries where the system does not say: on a GPU a CUDA context and cuDNN, on macOS the process."""
 STEP = 64 * 2**20
 """What the process held before is rounded up to so many bytes, so that the same run decides alike another time."""
+COMPILER = 256 * 2**20
+"""Bytes that torch.compile and the code that it makes take; measured: 220 MiB. Whether a run compiles is decided later."""
 COPIES = 3
 """Of what is written while a file is made: in order, as bytes, and as the file's bytes."""
 
@@ -43,12 +45,19 @@ def measures(run: Run, images: Images, spec: Spec, precision: torch.dtype, place
         return {}
     answer: dict[str, Any] = {}
     if ranks.rank() == 0:
-        stored = place.describe().get("memory") if place is not None and place.record.exists() else None
-        answer = stored or _answer(run, images, spec, precision, ranks.world())
+        answer = _stored(run, place) or _answer(run, images, spec, precision, ranks.world())
     answer = json.loads(ranks.told(json.dumps(answer)))
     if "refused" in answer:
         raise Refused(answer["refused"])
     return {name: Measures(**each) for name, each in answer.items()}
+
+
+def _stored(run: Run, place: RunFolder | None) -> dict[str, Any]:
+    """How this run began; empty where it has not, or where another run stands, which is refused later."""
+    if place is None or not place.record.exists():
+        return {}
+    record = place.describe()
+    return record.get("memory", {}) if record["settings"] == run.model_dump(mode="json") else {}
 
 
 def _answer(run: Run, images: Images, spec: Spec, precision: torch.dtype, share: int) -> dict[str, Any]:
@@ -58,30 +67,37 @@ def _answer(run: Run, images: Images, spec: Spec, precision: torch.dtype, share:
             return {name: asdict(each) for name, each in _fit(run, images, spec, precision, share).items()}
         except Refused as refusal:
             return {"refused": str(refusal)}
+        finally:
+            give_back(at_once=False)
 
 
 def _fit(run: Run, images: Images, spec: Spec, precision: torch.dtype, share: int) -> dict[str, Measures]:
     cap = run.train.memory
     assert cap is not None
     device = images.pixels.device
-    tight = TIGHT if give_back(at_once=True) and device.type == "cpu" else LOOSE
+    thrifty = give_back(at_once=True) and device.type == "cpu"
     model = build(run, spec, device)
     (batch,) = ordered(images.take(torch.arange(rows := tellable(model), device=device)), rows)
-    counting = _Counting(run, model, images, batch, precision)
-    found: dict[tuple[str, int], Measures] = {}
+    counting = _Counting(run, model, images, batch, precision, share)
+    found: dict[Hashable, Measures] = {}
     named: dict[str, Measures] = {}
     for phase in run.method.phases(model):
-        key = phase.kind, sum(p.numel() for p in phase.subject.parameters())
-        if key not in found:
+        if (key := phase.likeness) not in found:
             size = phase.batch // share // run.train.accumulate
             modes = MODES if recomputing(phase.subject) else MODES[:1]
-            demand = partial(counting.demand, phase)
-            found[key] = choose(cap, demand, modes=modes, batch=size, parts=_parts(run, size), tight=tight)
+            least = Measures(thrifty=thrifty, validation=min(VALIDATION, run.validation.samples))
+            found[key] = choose(cap, partial(counting.demand, phase), modes=modes, batch=size, parts=_parts(run, size), least=least)
         named[phase.name] = found[key]
     worst = max(named, key=lambda name: named[name].expected)
     if named[worst].expected > cap:
         raise _too_little(cap, worst, named[worst])
     return named
+
+
+def _moved(phase: Phase) -> Iterator[list[nn.Parameter]]:
+    """What each learner of the phase moves."""
+    for learner in phase.learners.values():
+        yield [parameter for group in learner.groups for parameter in group.parameters]
 
 
 def _parts(run: Run, batch: int) -> Sequence[int]:
@@ -101,6 +117,8 @@ class _Counting:
     """All of them: they take memory too."""
     batch: Batch
     precision: torch.dtype
+    share: int
+    """Ranks that share each batch."""
 
     def demand(self, phase: Phase, mode: Recompute) -> Demand:
         """What `phase`, one of the model's, takes with its experts computed again to some degree."""
@@ -115,8 +133,18 @@ class _Counting:
         best = cpu and self.run.train.select != "last"
         average = 2 if self.run.train.average is not None else 0  # and what it stands in for while it is validated
         copies = weights + COPIES * max(weights, step.optimizers) if cpu else 0  # a GPU's are made in the host's memory
-        aside = (best + average) * weights
-        return Demand(self._before(), resident(self.model), step.memory, step.optimizers, validation, copies, aside)
+        gradients = max(sum(p.nbytes for p in group) for group in _moved(phase))
+        message = 2 * gradients if self.share > 1 else 0
+        return Demand(
+            before=self._before(),
+            model=resident(self.model) + (best + average) * weights,
+            step=step.memory,
+            optimizers=step.optimizers,
+            validation=validation,
+            between=max(copies, message),
+            waiting=gradients,
+            accumulates=self.run.train.accumulate > 1,
+        )
 
     def _before(self) -> int:
         """Bytes of the process without the model: PyTorch, the images, the code that libraries make for their first step."""
@@ -124,7 +152,8 @@ class _Counting:
         give_back(at_once=True)
         used = held() if self._on_cpu else None
         bare = ASSUMED + self.images.pixels.nbytes if used is None else used - resident(self.model)
-        return -(-bare // STEP) * STEP
+        compiler = COMPILER if self.run.train.compile != "never" else 0
+        return -(-(bare + compiler) // STEP) * STEP
 
     @property
     def _on_cpu(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -106,13 +106,12 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
     model = build(run, spec, where)
     phases = run.method.phases(model)
     compile_phases(run.train.compile, phases, images)
-    loads: dict[tuple[str, int], tuple[Load, float]] = {}
+    loads: dict[Hashable, tuple[Load, float]] = {}
     costs = []
     for phase in phases:
         measured = capped.get(phase.name)
         batch = _batch(run, phase, images, measured.parts if measured else 1)
-        key = (phase.kind, sum(p.numel() for p in phase.subject.parameters()))
-        if key not in loads:
+        if (key := phase.likeness) not in loads:
             if measured:
                 measured.apply(phase.subject)
             loads[key] = calibrate(phase, batch, precision, budget), _validating(run, phase.subject, validation, precision, budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ WIDE = Dwf(
     joint=Recipe(epochs=1, batch=512),
 )
 """Activations of a step take a few hundred MiB, much more than weights and gradients."""
+
+
+@pytest.fixture(autouse=True)
+def _a_process_that_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["dwf.verbs.fitting"], "held", lambda: 512 * 2**20)
 
 
 def run(cap: int | None, method: Any = WIDE, **options: Any) -> Run:
@@ -88,8 +94,39 @@ def test_every_method_can_be_counted(kind: str, images: Images) -> None:
 
 def test_averages_and_best_rounds_are_counted(images: Images) -> None:
     heavy = WIDE.model_copy(update={"experts": Recipe(epochs=1, batch=2), "joint": Recipe(epochs=1, batch=2)})
-    bare, kept = (found(64 * GIB, images, heavy, **options) for options in ({}, {"average": 0.9, "select": "best_ra"}))
-    assert kept["joint"].expected > bare["joint"].expected
+    bare, average, best, both = (
+        found(64 * GIB, images, heavy, **options)["joint"].expected
+        for options in ({}, {"average": 0.9}, {"select": "best_ra"}, {"average": 0.9, "select": "best_ra"})
+    )
+    assert bare < best < average < both
+    assert both - average == pytest.approx(best - bare, rel=0.01)
+
+
+def test_pieces_of_a_batch_leave_gradients_behind(images: Images) -> None:
+    whole, pieces = (found(64 * GIB, images, WIDE, accumulate=parts)["joint"].expected for parts in (1, 2))
+    halves = WIDE.model_copy(update={"joint": Recipe(epochs=1, batch=256)})
+    assert pieces < whole
+    assert pieces > found(64 * GIB, images, halves)["joint"].expected
+
+
+def test_a_warm_expert_with_another_batch_is_counted_by_itself(images: Images) -> None:
+    large = Recipe(epochs=1, batch=512)
+    warm = WIDE.model_copy(update={"pgd": 2, "experts": Recipe(epochs=1, batch=8), "warm_start": "kind", "warm": large})
+    expected = {name: each.expected for name, each in found(64 * GIB, images, warm).items()}
+    assert expected["pgd-2"] > expected["pgd-1"]
+
+
+def test_generated_code_takes_memory(images: Images) -> None:
+    runs = [run(64 * GIB), run(64 * GIB)]
+    runs[1] = runs[1].model_copy(update={"train": runs[1].train.model_copy(update={"compile": "auto"})})
+    bare, compiled = (measures(each, images, specify(images), torch.float32, None)["joint"].expected for each in runs)
+    assert compiled - bare == 256 * 2**20
+
+
+def test_another_run_in_the_folder_is_refused_as_ever(tmp_path: Path) -> None:
+    train(run(64 * GIB, tiny("plain")), tmp_path / "a", device="cpu")
+    with pytest.raises(Refused, match="other settings"):
+        train(run(64 * GIB), tmp_path / "a", device="cpu", resume=True)
 
 
 def test_a_capped_run_says_what_it_does_and_goes_on_as_it_began(tmp_path: Path, images: Images) -> None:

@@ -24,6 +24,7 @@ def test_a_benchmark_runs_small(words: list[str]) -> None:
 
 
 RECORD = {
+    "about": "How much of the rate.",
     "command": "python benchmarks/share.py",
     "minutes": 1.5,
     "benchmark": "share",
@@ -38,7 +39,8 @@ RECORD = {
 def test_the_page_shows_every_figure() -> None:
     page = everything.page({"matrix_share": RECORD})
     for line in (
-        "## Matrix share",
+        "## Matrix share\n\nHow much of the rate.\n",
+        "Not measured since they last changed: `joint_step`, ",
         "`python benchmarks/share.py` (1.5 minutes; threads 2)",
         "- times: 1.23",
         "| settings |  |\n| --- | --- |\n| width | 64 |",

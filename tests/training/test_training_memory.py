@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,15 +88,18 @@ class Flat(Footprint):
 def demand(mode: Recompute, *, validation: int = 1) -> Demand:
     """A step of 100, 20 or 15 bytes an image beside 1,000 bytes of process and 200 of model."""
     step = {"never": 100, "learning": 20, "always": 15}[mode]
-    return Demand(before=1000, model=200, step=Flat(step), optimizers=50, validation=Flat(validation), checkpoint=100)
+    return Demand(before=1000, model=200, step=Flat(step), optimizers=50, validation=Flat(validation), between=100, waiting=30)
 
 
-def chosen(cap: int, parts: tuple[int, ...] = (1, 2, 4, 64), **changes: int) -> Measures:
-    return choose(cap, lambda mode: demand(mode, **changes), modes=MODES, batch=128, parts=parts, tight=TIGHT)
+THRIFTY = Measures(thrifty=True)
+
+
+def chosen(cap: int, parts: tuple[int, ...] = (1, 2, 4, 64), least: Measures = THRIFTY, **changes: int) -> Measures:
+    return choose(cap, lambda mode: demand(mode, **changes), modes=MODES, batch=128, parts=parts, least=least)
 
 
 def needs(mode: Recompute, images: int, share: float = TIGHT) -> int:
-    return demand(mode).learning(images, share)
+    return demand(mode).learning(images, share, cut=images < 128)
 
 
 def test_measures_come_in_their_order_as_the_cap_falls() -> None:
@@ -113,6 +118,17 @@ def test_measures_come_in_their_order_as_the_cap_falls() -> None:
         assert (found.thrifty, found.recompute, found.parts) == (measures.thrifty, measures.recompute, measures.parts), cap
         assert found.expected <= cap
         assert found == chosen(cap), "the same every time"
+
+
+def test_pieces_leave_gradients_for_the_last() -> None:
+    step = demand("never")
+    assert step.learning(8, 1.0, cut=True) - step.learning(8, 1.0) == 30
+    assert replace(step, accumulates=True).learning(8, 1.0) == step.learning(8, 1.0, cut=True)
+
+
+def test_without_an_allocator_to_tell_measures_promise_no_more() -> None:
+    found = chosen(needs("never", 128, LOOSE) - 1, least=Measures())
+    assert (found.thrifty, found.recompute) == (False, "learning")
 
 
 def test_where_nothing_fits_the_least_is_told() -> None:
@@ -136,9 +152,9 @@ def test_demands_are_counted_only_as_far_as_needed() -> None:
         asked.append(mode)
         return demand(mode)
 
-    choose(10**9, ask, modes=MODES, batch=128, parts=(1, 2), tight=TIGHT)
+    choose(10**9, ask, modes=MODES, batch=128, parts=(1, 2), least=THRIFTY)
     assert asked == ["never"]
-    choose(1, ask, modes=MODES, batch=128, parts=(1, 2, 4), tight=TIGHT)
+    choose(1, ask, modes=MODES, batch=128, parts=(1, 2, 4), least=THRIFTY)
     assert asked == ["never", *MODES], "each once"
 
 
