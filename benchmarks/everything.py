@@ -20,10 +20,10 @@ from typing import Any
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks
 
-Written by `make bench` (`benchmarks/everything.py`) from `benchmarks/latest.json`, never by hand. By itself stands `benchmarks/gpu.py`
-([GPUs](gpu.md)); `benchmarks/regimes.py` asks about one run's experts.
+Written by `make bench` (`benchmarks/everything.py`) from `benchmarks/latest.json`, never by hand. By themselves stand
+`benchmarks/gpu.py` ([GPUs](gpu.md)) and `benchmarks/regimes.py`, which asks about the experts of one run.
 """
-NOT_FIGURES = ("about", "command", "minutes", "machine", "benchmark")
+NOT_FIGURES = ("command", "minutes", "machine", "benchmark")
 LATEST, PAGE = HERE / "latest.json", HERE.parent / "docs" / "benchmarks.md"
 SINGLE, MIXTURE = "results/cifar10-mini/pgd-at", "results/cifar10-mini/dwf"
 COMPARISONS: dict[str, list[str]] = {
@@ -53,8 +53,7 @@ def run(words: list[str], data: str | None, *, quick: bool) -> dict[str, Any]:
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
         record: dict[str, Any] = json.loads(file.read_text())
     shown = " ".join(["python", f"benchmarks/{words[0]}", *(w for w in words[1:] if not w.startswith("--data"))])
-    about = ast.get_docstring(ast.parse((HERE / words[0]).read_text()))
-    return {"about": about, "command": shown, "minutes": round((time.monotonic() - began) / 60, 1), **record}
+    return {"command": shown, "minutes": round((time.monotonic() - began) / 60, 1), **record}
 
 
 def page(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -63,8 +62,9 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
     if missing := [f"`{name}`" for name in COMPARISONS if name not in records]:
         parts.append(f"Not measured since they last changed: {', '.join(missing)}.\n")
     for name, record in records.items():
+        about = ast.get_docstring(ast.parse((HERE / record["command"].split()[1].removeprefix("benchmarks/")).read_text()))
         title, where = name.replace("_", " ").capitalize(), ", ".join(f"{k} {v}" for k, v in record["machine"].items())
-        parts.append(f"## {title}\n\n{record['about']}\n\n`{record['command']}` ({record['minutes']} minutes; {where})\n")
+        parts.append(f"## {title}\n\n{about}\n\n`{record['command']}` ({record['minutes']} minutes; {where})\n")
         figures = {key: value for key, value in record.items() if key not in NOT_FIGURES}
         parts += section(figures, "")
     return "\n".join(parts)

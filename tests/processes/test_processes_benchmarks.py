@@ -24,7 +24,6 @@ def test_a_benchmark_runs_small(words: list[str]) -> None:
 
 
 RECORD = {
-    "about": "How much of the rate.",
     "command": "python benchmarks/share.py",
     "minutes": 1.5,
     "benchmark": "share",
@@ -39,7 +38,7 @@ RECORD = {
 def test_the_page_shows_every_figure() -> None:
     page = everything.page({"matrix_share": RECORD})
     for line in (
-        "## Matrix share\n\nHow much of the rate.\n",
+        "## Matrix share\n\nHow much of the processor's matrix rate",
         "Not measured since they last changed: `joint_step`, ",
         "`python benchmarks/share.py` (1.5 minutes; threads 2)",
         "- times: 1.23",
