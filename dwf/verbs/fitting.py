@@ -28,7 +28,8 @@ from dwf.training.plan import Phase
 ASSUMED = 2**30
 """Bytes of PyTorch and its libraries where the system does not say: on a GPU a CUDA context and cuDNN, on macOS the process."""
 STEP = 64 * 2**20
-"""What the process held before is rounded up to so many bytes, so that the same run decides alike another time."""
+"""What the process held before is rounded up to so many bytes, so that the same run decides alike another time; half of it is added
+first, for pages of libraries that nothing has touched by then."""
 COMPILER = 256 * 2**20
 """Bytes that torch.compile and the code that it makes take; measured: 220 MiB. Whether a run compiles is decided later."""
 COPIES = 3
@@ -153,7 +154,7 @@ class _Counting:
         used = held() if self._on_cpu else None
         bare = ASSUMED + self.images.pixels.nbytes if used is None else used - resident(self.model)
         compiler = COMPILER if self.run.train.compile != "never" else 0
-        return -(-(bare + compiler) // STEP) * STEP
+        return -(-(bare + compiler + STEP // 2) // STEP) * STEP
 
     @property
     def _on_cpu(self) -> bool:
