@@ -8,19 +8,19 @@ is enough to do; the peers get the model as their users would, in fp32. Robust a
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from harness import alternate, arguments, publish, spread
+from steps import CPU, matrix_rate, spec
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwf.attacks import Pgd
 from dwf.core.seeds import Noise
-from dwf.core.types import Spec, Threat
+from dwf.core.types import Threat
 from dwf.data import named, ordered, subset
 from dwf.models import AttackCopy, ResNet
 from dwf.models.compiled import can_compile, compile_nets
@@ -28,13 +28,12 @@ from dwf.models.inference import attack_precision
 from dwf.run import load
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
-SPEC = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
 Attack = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours(model: nn.Module, *, compiled: bool = False) -> Attack:
     """The attack and the copy that protocols use."""
-    copy, pgd = AttackCopy(model, attack_precision(torch.device("cpu"))), Pgd(threat=Threat(eps=EPS), steps=STEPS, step=STEP)
+    copy, pgd = AttackCopy(model, attack_precision(CPU)), Pgd(threat=Threat(eps=EPS), steps=STEPS, step=STEP)
     if compiled:
         compile_nets(copy)
     return lambda x, y: pgd(copy, x.contiguous(memory_format=torch.channels_last), y, Noise.rows(0, len(x)))
@@ -61,7 +60,7 @@ def art(model: nn.Module) -> Attack:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
-    shape = (SPEC.channels, SPEC.height, SPEC.width)
+    shape = (3, 32, 32)
     classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, clip_values=(0, 1), device_type="cpu")
     attack = ProjectedGradientDescentPyTorch(
         classifier, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=1, batch_size=1024, verbose=False
@@ -72,22 +71,10 @@ def art(model: nn.Module) -> Attack:
 PEERS = {"torchattacks": torchattacks, "foolbox": foolbox, "art": art}
 
 
-def matrix_rate(dtype: torch.dtype) -> float:
-    """Best FLOP/s of a square product on all threads, over sizes that fit in memory with ease."""
-    best = 0.0
-    for size in (1024, 2048, 4096):
-        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        for _ in range(4):
-            began = time.perf_counter()
-            a @ b
-            best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
-
-
 def flops_a_step(model: nn.Module) -> float:
     """FLOPs of the input gradient of one image: convolutions and products, forwards and backwards, as the step computes them."""
     copy = AttackCopy(model)
-    x = torch.rand(1, SPEC.channels, SPEC.height, SPEC.width).requires_grad_()
+    x = torch.rand(1, 3, 32, 32).requires_grad_()
     with FlopCounterMode(display=False) as counter:
         copy(x).sum().backward()
     return float(counter.get_total_flops())
@@ -108,7 +95,7 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int, *, compiled: b
     rate = {name: len(x) * STEPS / statistics.median(values) for name, values in seconds.items()}
     with torch.no_grad():
         robust = {name: float((model(images).argmax(1) == y).float().mean()) for name, images in made.items()}
-    matrix, flops = matrix_rate(attack_precision(torch.device("cpu"))), flops_a_step(model)
+    matrix, flops = matrix_rate(4), flops_a_step(model)
     return {
         "images": len(x),
         "seconds": {name: spread(values) for name, values in seconds.items()},
@@ -137,7 +124,7 @@ def main() -> None:
     figures: dict[str, object] = {}
     compiled = not chosen.quick and can_compile("cpu")
     for width in (16,) if chosen.quick else (16, 64):
-        model = ResNet(depth=18, width=width)(SPEC).eval()
+        model = ResNet(depth=18, width=width)(spec()).eval()
         figures[f"ResNet-18 of width {width}, random"] = compare(model, x, y, repeats, compiled=compiled)
     for folder in chosen.run:
         loaded = load(folder)

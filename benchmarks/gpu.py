@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 from harness import alternate, arguments, publish, spread
-from share import matrix_rate, training_step
-from steps import Hasten, attack_step, dwf, images, joint_step, spec
+from share import training_step
+from steps import Hasten, attack_step, dwf, images, joint_step, matrix_rate, spec
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 

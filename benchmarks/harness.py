@@ -62,6 +62,12 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def peak_of_this_process() -> float:
+    """MiB, by the kernel's own high-water mark: getrusage would also count the parent that started this process."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
 def publish(name: str, figures: dict[str, Any], file: Path | None) -> None:
     """Print the figures, and write them where asked."""
     record = {"benchmark": name, "machine": machine(), **figures}

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import alternate, arguments, publish, spread
+from harness import alternate, arguments, peak_of_this_process, publish, spread
 from steps import EPS, FGSM_EPS, STEP, dwf, images, joint_step, spec
 from torch import Tensor, nn
 
@@ -52,12 +51,6 @@ def contenders(depth: int, width: int, batch: int) -> dict:
         "plain reading": lambda: plain_step(plain, optimizer, contiguous, y),
         **{name: joint_step(method, x, y, hasten) for name, hasten in ours.items()},
     }
-
-
-def peak_of_this_process() -> float:
-    """MiB, by the kernel's own high-water mark: getrusage would also count the parent that started this process."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
 
 
 def peak(name: str, depth: int, width: int, batch: int) -> float:

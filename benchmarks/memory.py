@@ -12,9 +12,8 @@ import sys
 import time
 
 import torch
-from harness import arguments, publish
-from joint_step import peak_of_this_process
-from steps import CPU, OneBatch, spec
+from harness import arguments, peak_of_this_process, publish
+from steps import CPU, joint_step, spec
 
 from dwf.core.settings import size, sized
 from dwf.core.types import Images
@@ -22,10 +21,9 @@ from dwf.methods import Dwf
 from dwf.models import ResNet
 from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.inference import attack_precision
-from dwf.run import Run, build
-from dwf.training.loop import Options, advance
+from dwf.run import Run
+from dwf.training.loop import Options
 from dwf.training.memory import Measures
-from dwf.training.mover import Mover
 from dwf.training.optim import Recipe, Sgd
 from dwf.verbs.fitting import measures
 
@@ -44,21 +42,18 @@ def peak(cap: str, depth: int, width: int, batch: int, *, compiled: bool) -> dic
     images = Images(pixels, torch.arange(count) % 10, spec().classes, torch.arange(count), "noise", "0" * 64)
     chosen = measures(run, images, spec(), PRECISION, None).get("joint")
     before = peak_of_this_process()
-    model = build(run, spec(), CPU).train()
-    if compiled:
-        compile_nets(model)
-    phase = method.phases(model)[-1]
-    if chosen:
-        chosen.apply(model)
-    pieces = (chosen or Measures()).parts
-    mover = Mover(phase.learners["all"], pieces)
+
+    def below(model: torch.nn.Module) -> None:
+        if chosen:
+            chosen.apply(model)
+        if compiled:
+            compile_nets(model)
+
     x = (pixels[:batch].float() / 255).to(memory_format=torch.channels_last)
+    step = joint_step(method, x, images.labels[:batch], below, (chosen or Measures()).parts)
     began = time.process_time()
-    for part in [*range(pieces)] * 2:
-        rows = slice(part * batch // pieces, (part + 1) * batch // pieces)
-        updates = phase.round(model, OneBatch(x[rows], images.labels[:batch][rows]))
-        while (update := advance(updates, PRECISION, CPU)) is not None:
-            mover.take(update, 0.0)
+    step()
+    step()
     return {
         "peak_mib": peak_of_this_process(),
         "peak_before_mib": before,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from harness import alternate, arguments, publish, spread
-from steps import CPU, attack_step, images, spec
+from steps import CPU, attack_step, images, matrix_rate, spec
 
 from dwf.models import ResNet
 from dwf.models.compiled import can_compile, compile_nets
@@ -20,23 +20,6 @@ from dwf.training.loop import advance
 from dwf.training.mover import Mover
 from dwf.training.optim import Constant, Sgd
 from dwf.training.plan import Group, Learner, Update
-
-SIDES = (1024, 2048, 4096)
-
-
-def matrix_rate(repeats: int, device: torch.device = CPU) -> float:
-    """Operations a second of the fastest size."""
-    best = 0.0
-    for side in SIDES if device.type == "cpu" else (*SIDES, 8192):
-        a, b = (torch.randn(side, side, device=device).to(attack_precision(device)) for _ in range(2))
-
-        def product(a: torch.Tensor = a, b: torch.Tensor = b) -> None:
-            a @ b
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        best = max(best, 2 * side**3 / min(alternate({"": product}, repeats)[""]))
-    return best
 
 
 def training_step(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor):  # noqa: ANN201

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import torch
+from harness import alternate
 from torch import Tensor, nn
 
 from dwf.attacks import Pgd
@@ -20,6 +21,7 @@ from dwf.training.optim import Recipe, Sgd
 from dwf.training.plan import Draw
 
 CPU = torch.device("cpu")
+SIDES = (1024, 2048, 4096)
 EPS, STEP, FGSM_EPS = 8 / 255, 2 / 255, 0.05
 Hasten = Callable[[nn.Module], None]
 """What makes a model faster in place, such as `compile_nets`."""
@@ -65,20 +67,37 @@ class OneBatch:
         yield self.draw
 
 
-def joint_step(method: Dwf, x: Tensor, y: Tensor, hasten: Hasten | None = None) -> Callable[[], None]:
-    """One step of the method's last phase, by its own generator; `hasten` is done to the model before."""
+def matrix_rate(repeats: int, device: torch.device = CPU) -> float:
+    """Operations a second of the fastest size."""
+    best = 0.0
+    for side in SIDES if device.type == "cpu" else (*SIDES, 8192):
+        a, b = (torch.randn(side, side, device=device).to(attack_precision(device)) for _ in range(2))
+
+        def product(a: torch.Tensor = a, b: torch.Tensor = b) -> None:
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        best = max(best, 2 * side**3 / min(alternate({"": product}, repeats)[""]))
+    return best
+
+
+def joint_step(method: Dwf, x: Tensor, y: Tensor, hasten: Hasten | None = None, pieces: int = 1) -> Callable[[], None]:
+    """One step of the method's last phase, by its own generator, on a batch in `pieces`; `hasten` is done to the model before."""
     torch.manual_seed(0)
     model = method.model(spec(x.shape[-1])).to(x.device, memory_format=torch.channels_last)
     if hasten:
         hasten(model)
     phase = method.phases(model)[-1]
-    mover, batches = Mover(phase.learners["all"]), OneBatch(x, y)
+    mover = Mover(phase.learners["all"], pieces)
+    batches = [OneBatch(*piece) for piece in zip(x.chunk(pieces), y.chunk(pieces), strict=True)]
 
     def step() -> None:
         model.train()
-        updates = phase.round(model, batches)
-        while (update := advance(updates, batches.precision, x.device)) is not None:
-            mover.take(update, 0.0)
+        for batch in batches:
+            updates = phase.round(model, batch)
+            while (update := advance(updates, batch.precision, x.device)) is not None:
+                mover.take(update, 0.0)
 
     return step
 

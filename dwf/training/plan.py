@@ -103,6 +103,11 @@ class Sized(Protocol):
     def __len__(self) -> int: ...
 
 
+def kind_of(phase: str) -> str:
+    """A phase's name without an expert's number, as `Method.cost` calls it: `pgd` for `pgd-3`."""
+    return phase.rstrip("-0123456789")
+
+
 @dataclass(frozen=True)
 class Phase:
     """One thing to train."""
@@ -134,8 +139,8 @@ class Phase:
 
     @property
     def kind(self) -> str:
-        """The name without an expert's number, as `Method.cost` calls it: `pgd` for `pgd-3`."""
-        return self.name.rstrip("-0123456789")
+        """`pgd` for `pgd-3`."""
+        return kind_of(self.name)
 
     @property
     def likeness(self) -> Hashable:

@@ -22,9 +22,9 @@ from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
 from dwf.training.calibration import Load, calibrate, counted, paced
 from dwf.training.footprint import resident
-from dwf.training.memory import Measures
+from dwf.training.memory import VALIDATION, Measures
 from dwf.training.mover import precision_of
-from dwf.training.plan import Passes, Phase
+from dwf.training.plan import Passes, Phase, kind_of
 from dwf.verbs.compiling import compile_phases
 from dwf.verbs.fitting import measures
 
@@ -62,8 +62,8 @@ class PhaseCost:
 
     @property
     def kind(self) -> str:
-        """The name without an expert's number: `pgd` for `pgd-3`."""
-        return self.name.rstrip("-0123456789")
+        """`pgd` for `pgd-3`."""
+        return kind_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _validating(run: Run, subject: nn.Module, validation: Images, precision: tor
 
 
 def _some(images: Images, count: int) -> Iterator[Batch]:
-    return ordered(images.take(torch.arange(count)), 250)
+    return ordered(images.take(torch.arange(count)), VALIDATION)
 
 
 def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, validation: float) -> PhaseCost:
