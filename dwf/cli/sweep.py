@@ -14,6 +14,7 @@ from dwf.cli.shared import Device, Quiet, Resume, Where, Workers, app, console, 
 
 if TYPE_CHECKING:
     from dwf.cells import Cell
+    from dwf.verbs.validated import Validated
 
 FAILED = 1
 """Exit code where a cell failed."""
@@ -47,6 +48,8 @@ def sweep(
         swept = verbs.sweep(asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, tell=tell)
     if swept.pages:
         show_table([one for run in swept.finished for one in reports.read(run)])
+    else:
+        _choose(swept.validated)
     for name, error in swept.failed.items():
         console.print(f"Failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
     count = len(cells_of(asked))
@@ -65,4 +68,16 @@ def _show(cells: Sequence[Cell], shared: Sequence[str]) -> None:
         table.add_column(header, overflow="fold")
     for cell in cells:
         table.add_row(*map(escape, (cell.name, cell.preset, "\n".join(cell.overrides[len(shared) :]))))
+    console.print(table)
+
+
+def _choose(lines: Sequence[Validated]) -> None:
+    """Nothing was judged: what the cells scored on the images that they held out."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Cell", overflow="fold")
+    for header in ("SA", "FGSM", "RA", "SA + RA", "n", "round", "minutes"):
+        table.add_column(header, justify="right")
+    for one in lines:
+        scores = (f"{100 * score:.1f}" for score in (one.sa, one.fgsm, one.ra, one.sa + one.ra))
+        table.add_row(escape(one.cell), *scores, str(one.n), f"{one.round}/{one.rounds}", f"{one.seconds / 60:.1f}")
     console.print(table)

@@ -17,7 +17,7 @@ from dwf.report.reading import Evaluated, by_run
 from dwf.report.wording import ABSENT, duration, listed, percent, plural, shortened
 
 _VALIDATION = {"sa": "clean (SA)", "fgsm": "FGSM", "ra": "PGD (RA)"}
-_OWN = ("event", "phase", "round", "rounds", "seconds", "images", "learning_rate", "loss", "validation", "stopped")
+_OWN = ("event", "phase", "round", "rounds", "seconds", "images", "learning_rate", "loss", "validation", "best", "stopped")
 Phases = Mapping[str, Sequence[Record]]
 
 

@@ -171,10 +171,10 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
         with average.shown():
             scores = harness.validate(phase.subject)
             score = scores["sa"] + scores["ra"] if options.select == "best_val" else scores[phase.goal]
-            if options.select != "last" and (at.best is None or score > at.best):
+            if better := options.select != "last" and (at.best is None or score > at.best):
                 at, best = replace(at, best=score, best_round=number), weights_of(phase.subject)
         at = replace(at, rounds=number + 1, averaged=average.steps)
-        stopped = {"stopped": True} if at.rounds < phase.rounds and _over(at, options) else {}
+        marks = {"best": better, "stopped": at.rounds < phase.rounds and _over(at, options)}
         journal.write(
             event="round",
             phase=phase.name,
@@ -185,7 +185,7 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
             **means,
             validation=scores,
             seconds=round(time.monotonic() - began, 3),
-            **stopped,
+            **{name: True for name, is_so in marks.items() if is_so},
         )
         at = replace(at, journal_bytes=journal.synced_bytes())
         if ranks.rank() == 0:

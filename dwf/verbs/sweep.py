@@ -22,6 +22,7 @@ from dwf.run import Run, RunFolder, differences
 from dwf.verbs.evaluate import evaluate, read_protocol
 from dwf.verbs.first import first_phases
 from dwf.verbs.train import train
+from dwf.verbs.validated import Validated, write_validated
 
 SCHEMA = "dwf.sweep/1"
 
@@ -35,6 +36,8 @@ class Swept(NamedTuple):
     """Cell -> one sentence."""
     pages: Sequence[Path]
     """The report and its tables; empty where nothing was judged."""
+    validated: Sequence[Validated]
+    """What the finished cells scored on images that they held out; validation.json has it too."""
 
 
 def sweep(
@@ -47,7 +50,7 @@ def sweep(
     reuse: bool = True,
     tell: Tell = lambda name, record: None,
 ) -> Swept:
-    """Train and judge every cell of `file` (`dwf.cells.read_sweep`) in `out`/<cell>, and write `out`/report.html.
+    """Train and judge every cell of `file` (`dwf.cells.read_sweep`) in `out`/<cell>; write validation.json and report.html there.
 
     `executor`: where cells run; None: here, one after another. `resume` goes on with a sweep of the same file. `reuse`: finished
     phases are taken over between cells. `tell` hears how each cell gets on. A cell that fails leaves the others alone. Raises
@@ -78,8 +81,9 @@ def sweep(
         for job, outcome in executor.run(jobs, tell):
             ended(job.name, outcome.error)
         finished = [place.path / cell.name for cell in cells if cell.name not in failed]
+        validated = write_validated(finished, place.path / "validation.json")
         pages = _report(finished, place.path / "report.html") if finished and names else []
-    return Swept(finished, failed, pages)
+    return Swept(finished, failed, pages, validated)
 
 
 def work(

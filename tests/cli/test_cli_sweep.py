@@ -52,6 +52,17 @@ def test_a_sweep_ends_with_its_table_its_failures_and_its_report(dwf: Dwf, file:
     assert "finished (" not in again
 
 
+def test_a_sweep_that_judges_nothing_shows_what_was_held_out(dwf: Dwf, file: Path) -> None:
+    file.write_text(re.sub("protocols = .*", "protocols = []", FILE))
+    code, out, err = dwf("sweep", file, "--device", "cpu", "--quiet")
+    assert code == 1, err
+    (line,) = json.loads(Path("runs/two/validation.json").read_text())["cells"]
+    sa, ra = (100 * line[name] for name in ("sa", "ra"))
+    said = rf"good +{sa:.1f} +{100 * line['fgsm']:.1f} +{ra:.1f} +{sa + ra:.1f} +{line['n']} +1/1"
+    assert re.search(said, out), out
+    assert not Path("runs/two/report.html").exists()
+
+
 def test_a_dry_run_only_says_what_there_is(dwf: Dwf, file: Path, tmp_path: Path) -> None:
     code, out, _ = dwf("sweep", file, "--dry-run")
     assert code == 0

@@ -18,6 +18,7 @@ from dwf.core.record import read_record
 from dwf.report import read as read_results
 from dwf.verbs import sweep, train
 from dwf.verbs.sweep import Swept
+from dwf.verbs.validated import validated
 
 Told = list[tuple[str, Mapping[str, Any]]]
 
@@ -43,6 +44,28 @@ def test_every_cell_is_an_ordinary_run_and_the_report_has_them_all(swept: tuple[
     page = (out / "report.html").read_text()
     assert all(path.name in page for path in ended.finished)
     assert [name for name, record in told if record["event"] == "cell"] == ["dwf", "rate", "radii"]
+
+
+def test_what_cells_scored_is_the_last_round_of_their_last_phase(swept: tuple[Path, Swept, Told]) -> None:
+    out, ended, _ = swept
+    stored = json.loads((out / "validation.json").read_text())["cells"]
+    assert [line["cell"] for line in stored] == [line.cell for line in ended.validated] == ["dwf", "rate", "radii"]
+    for line in stored:
+        rounds = [record for record in journal.read(out / line["cell"] / "train.jsonl") if record["event"] == "round"]
+        assert rounds[-1]["phase"] == "joint"
+        assert {key: line[key] for key in ("sa", "fgsm", "ra", "n")} == rounds[-1]["validation"]
+        assert line["seconds"] == pytest.approx(sum(record["seconds"] for record in rounds), abs=1e-3)
+        assert line["environment"] == read_record(out / line["cell"])["environment"]
+
+
+def test_what_was_kept_is_the_best_round_where_a_phase_chooses(tmp_path: Path) -> None:
+    """Rounds 1 and 3 are each the best so far, of six."""
+    lines = [{"event": "round", "phase": "p", "round": i, "rounds": 6, "validation": {"sa": 0.0, "fgsm": 0.0, "ra": ra, "n": 1},
+              "seconds": 1.0, **({"best": True} if best else {})}
+             for i, (ra, best) in enumerate([(0.1, True), (0.0, False), (0.3, True), (0.2, False)])]  # fmt: skip
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = validated([tmp_path])
+    assert (found.ra, found.round, found.rounds, found.seconds) == (0.3, 3, 6, 4.0)
 
 
 def test_no_expert_is_trained_twice(swept: tuple[Path, Swept, Told]) -> None:

@@ -47,6 +47,7 @@ def test_a_phase_ends_after_so_many_rounds_without_a_better_one(patience: int, r
     assert len(seen) == len(done) == rounds
     assert {r["rounds"] for r in done} == {6}, "what was planned stays what was planned"
     assert ["stopped" in r for r in done] == [False] * (rounds - 1) + [rounds < 6]
+    assert ["best" in r for r in done] == [score > max([*RA[:i], -1.0]) for i, score in enumerate(RA[:rounds])]
     ended = Store(tmp_path).finished("toy")
     assert ended is not None
     assert (ended.rounds, ended.best_round, ended.best) == (rounds, kept, RA[kept])

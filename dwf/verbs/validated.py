@@ -1,0 +1,58 @@
+"""What the cells of a sweep scored on the images that they held out: by this one chooses among them, and reads no test image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dwf.core import journal
+from dwf.core.files import write_json
+from dwf.core.journal import Record
+from dwf.core.record import read_record
+from dwf.run import RunFolder
+
+SCHEMA = "dwf.validation/1"
+
+
+class Validated(NamedTuple):
+    """A finished cell after the round whose weights its last phase kept."""
+
+    cell: str
+    sa: float
+    fgsm: float
+    ra: float
+    n: int
+    round: int
+    """From 1."""
+    rounds: int
+    seconds: float
+    """Of training, all phases together; those that another cell learnt are in it."""
+
+
+def validated(folders: Sequence[Path]) -> list[Validated]:
+    """One line a cell, as the journals have it; accuracies in [0, 1]. A journal without a round is left out."""
+    return [line for folder in folders if (line := _line(folder)) is not None]
+
+
+def write_validated(folders: Sequence[Path], to: Path) -> list[Validated]:
+    """`to`: the lines with each cell's seed, data, device and versions as JSON."""
+    lines = validated(folders)
+    records = {folder.name: read_record(folder) for folder in folders}
+    write_json(to, {"schema": SCHEMA, "cells": [{**line._asdict(), **_circumstances(records[line.cell])} for line in lines]})
+    return lines
+
+
+def _line(folder: Path) -> Validated | None:
+    rounds = [record for record in journal.read(RunFolder(folder).journal) if record["event"] == "round"]
+    if not rounds:
+        return None
+    last = [record for record in rounds if record["phase"] == rounds[-1]["phase"]]
+    kept: Record = next((record for record in reversed(last) if "best" in record), last[-1])
+    scores, seconds = kept["validation"], sum(record["seconds"] for record in rounds)
+    found = (scores["sa"], scores["fgsm"], scores["ra"], scores["n"], kept["round"] + 1, kept["rounds"], round(seconds, 3))
+    return Validated(folder.name, *found)
+
+
+def _circumstances(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("seed", "data", "environment")}
