@@ -76,3 +76,12 @@ def publish(name: str, figures: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n")
+
+
+def between(document: Path, text: str) -> None:
+    """Put `text` between the marks `<!-- tables -->` and `<!-- end of tables -->` of a document."""
+    before, mark, rest = document.read_text().partition("<!-- tables -->\n")
+    _, end, after = rest.partition("<!-- end of tables -->\n")
+    if not (mark and end):
+        raise SystemExit(f"{document} has no lines '<!-- tables -->' and '<!-- end of tables -->' to write between")
+    document.write_text(f"{before}{mark}{text}{end}{after}")

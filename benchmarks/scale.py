@@ -16,7 +16,7 @@ from math import log2
 from pathlib import Path
 
 from everything import LATEST, table
-from harness import arguments
+from harness import arguments, between
 from steps import spec
 
 from dwf.core.types import Spec
@@ -180,12 +180,10 @@ def main() -> None:
     """Print, or write."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
-    if not parser.parse_args().write:
+    if parser.parse_args().write:
+        between(DOCUMENT, tables())
+    else:
         print(tables())
-        return
-    before, _, rest = DOCUMENT.read_text().partition("<!-- tables -->\n")
-    _, end, after = rest.partition("<!-- end of tables -->\n")
-    DOCUMENT.write_text(f"{before}<!-- tables -->\n{tables()}{end}{after}")
 
 
 if __name__ == "__main__":

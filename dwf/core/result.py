@@ -119,6 +119,8 @@ class RoutingEntry(Settings):
     """Mean over images of the weights' entropy, in nats."""
     load: tuple[float, ...]
     """Share of images on which each expert has the largest weight."""
+    variation: float | None = None
+    """Mean over images of the total variation between the weights and their mean; None in older files."""
 
 
 class CertifiedEntry(Settings):

@@ -194,7 +194,10 @@ def routing_entry(weights: Weights) -> RoutingEntry:
     """The gate on one kind of images."""
     load = np.bincount(weights.argmax(1), minlength=weights.shape[1]) / len(weights)
     return RoutingEntry(
-        weights=tuple(float(w) for w in weights.mean(0)), entropy=float(_entropy(weights).mean()), load=tuple(map(float, load))
+        weights=tuple(float(w) for w in weights.mean(0)),
+        entropy=float(_entropy(weights).mean()),
+        load=tuple(map(float, load)),
+        variation=variation(weights),
     )
 
 
@@ -213,9 +216,14 @@ def gate_collapse(weights: Weights) -> FlagEntry | None:
     )
 
 
+def variation(weights: Weights) -> float:
+    """Mean over images of the total variation between the weights and their mean, in [0, 1]; 0 where all images get the same."""
+    return float(0.5 * np.abs(weights - weights.mean(0)).sum(1).mean())
+
+
 def no_specialisation(weights: Weights) -> FlagEntry | None:
     """The gate gives every image the same weights."""
-    spread = float(0.5 * np.abs(weights - weights.mean(0)).sum(1).mean())
+    spread = variation(weights)
     if spread >= 0.02:
         return None
     return FlagEntry(

@@ -61,6 +61,8 @@ def _data(title: str, shown: Mapping[str, RoutingEntry], names: Sequence[str]) -
         for i, name in enumerate(names)
     ]
     rows.append(["mean entropy, nats", *(text for entry in shown.values() for text in (f"{entry.entropy:.3f}", ""))])
+    if all(entry.variation is not None for entry in shown.values()):
+        rows.append(["mean distance to the mean weights", *(t for entry in shown.values() for t in (f"{entry.variation:.3f}", ""))])
     return table(f"{title}. Load is the share of images on which the expert weighs most.", header, rows)
 
 

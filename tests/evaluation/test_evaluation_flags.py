@@ -116,6 +116,7 @@ def test_routing_is_described_by_weights_entropy_and_load() -> None:
     assert entry.weights == pytest.approx((0.45, 0.55))
     assert entry.load == pytest.approx((2 / 3, 1 / 3))
     assert entry.entropy == pytest.approx(np.mean([0.5623, 0.6931, 0.3251]), abs=1e-3)
+    assert entry.variation == pytest.approx(np.mean([0.3, 0.05, 0.35]))
 
 
 def test_a_larger_ball_that_holds_more_survivors_is_named() -> None:

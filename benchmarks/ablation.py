@@ -1,0 +1,71 @@
+"""The table of docs/ablation.md, from the folder of a finished `dwf sweep sweeps/ablation-cifar10-mini.toml`.
+
+Each cell against the first one, paired over the same images, on what stays right under every attack of all its protocols. --write
+puts the table into the document, between its marks.
+"""
+
+from __future__ import annotations
+
+from math import exp, log
+from pathlib import Path
+
+from cells import Cell, aligned, cells
+from everything import table
+from harness import arguments, between
+
+from dwf.evaluation.statistics import wilson
+from dwf.report.paired import paired
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "ablation.md"
+WORTH = ("gate_collapse", "no_specialisation", "dead_weight")
+
+
+def rows(found: list[Cell]) -> str:
+    """Two tables: what each cell keeps, and what its gate does."""
+    kept = [[cell.name, *_kept(cell, found[0])] for cell in found]
+    gates = [[cell.name, *_gate(cell)] for cell in found]
+    return "\n".join((
+        table(["cell", "M parameters", "TFLOP to train", "SA", "worst case", f"against `{found[0].name}`", "p"], kept),
+        table(["cell", "effective experts", "largest mean weight", "to the mean weights", "clean to PGD", "alarms"], gates),
+    ))  # fmt: skip
+
+
+def _kept(cell: Cell, first: Cell) -> list[str]:
+    ours, theirs = aligned(cell, first)
+    clean, (low, high) = next(iter(cell.evaluated.values())).result.clean, wilson(int(ours.sum()), len(ours))
+    worst = f"{100 * ours.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    start = [f"{cell.cost['parameters'] / 1e6:.2f}", f"{cell.cost['tflop']:,.0f}", f"{100 * clean.accuracy:.1f}", worst]
+    if cell is first:
+        return [*start, "", ""]
+    test = paired(theirs, ours)
+    return [*start, f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]", f"{test.p:.2g}"]
+
+
+def _gate(cell: Cell) -> list[str]:
+    """Effective experts by the mean weights on clean images; how far the mean weights of clean and of PGD images lie apart."""
+    routing = next((one.result.routing for one in cell.evaluated.values() if one.result.routing), None)
+    flags = {flag.code for one in cell.evaluated.values() for flag in one.result.flags}
+    alarms = ", ".join(f"`{code}`" for code in WORTH if code in flags) or "none"
+    if routing is None:
+        return ["", "", "", "", alarms]
+    clean, attacked = routing["clean"], routing["pgd"]
+    effective = exp(-sum(weight * log(weight) for weight in clean.weights if weight > 0))
+    apart = 0.5 * sum(abs(a - b) for a, b in zip(clean.weights, attacked.weights, strict=True))
+    variation = "" if clean.variation is None else f"{clean.variation:.3f}"
+    return [f"{effective:.1f} of {len(clean.weights)}", f"{max(clean.weights):.2f}", variation, f"{apart:.3f}", alarms]
+
+
+def main() -> None:
+    """Print, or write."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=Path, help="folder of the sweep")
+    parser.add_argument("--write", action="store_true", help="into docs/ablation.md")
+    chosen = parser.parse_args()
+    text = rows(cells(chosen.sweep))
+    print(text)
+    if chosen.write:
+        between(DOCUMENT, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Robust accuracy against the cost of training: the table and the figure of docs/cost.md.
+
+From the folder of a finished `dwf sweep sweeps/cost-cifar10-mini.toml`.
+
+A cell is on the front if no other is cheaper and at least as robust. Every choice among cells is made here, on images that the
+runs held out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from cells import Cell, cells
+from everything import table
+from harness import arguments, between
+from matplotlib.figure import Figure
+
+from dwf.evaluation.statistics import wilson
+
+LOOKS = {"mixtures": ("#0072b2", "o"), "single nets": ("#d55e00", "s")}
+DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
+
+
+def robust(cell: Cell) -> tuple[float, tuple[float, float]]:
+    """Worst case at the headline threat with its 95 % interval, fractions."""
+    bits = np.array([*cell.right().values()])
+    return float(bits.mean()), wilson(int(bits.sum()), len(bits))
+
+
+def front(points: list[tuple[float, float]]) -> list[bool]:
+    """Of (cost, worth): whether nothing is as cheap and worth more, or cheaper and worth as much."""
+    return [
+        not any((cost <= c and worth > w) or (cost < c and worth >= w) for cost, worth in points) for c, w in points
+    ]  # fmt: skip
+
+
+def tabulated(found: list[Cell]) -> str:
+    """Cheapest first."""
+    best = front([(cell.cost["tflop"], robust(cell)[0]) for cell in found])
+    lines = []
+    for cell, leads in sorted(zip(found, best, strict=True), key=lambda pair: pair[0].cost["tflop"]):
+        clean, (worst, (low, high)) = next(iter(cell.evaluated.values())).result.clean, robust(cell)
+        share = f"{100 * worst:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        asked = f"{cell.cost['mflop_a_prediction']:,.0f}"
+        lines.append([cell.name, f"{cell.cost['tflop']:,.0f}", asked, f"{100 * clean.accuracy:.1f}", share, "yes" if leads else ""])
+    return table(["cell", "TFLOP to train", "MFLOP a prediction", "SA", "worst case", "on the front"], lines)
+
+
+def drawn(found: list[Cell], file: Path) -> None:
+    """Cost from left to right on a logarithmic scale; single nets and mixtures apart; the front as a line."""
+    chart = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = chart.subplots()
+    best = front([(cell.cost["tflop"], robust(cell)[0]) for cell in found])
+    steps = sorted((cell.cost["tflop"], 100 * robust(cell)[0]) for cell, leads in zip(found, best, strict=True) if leads)
+    axes.plot(*zip(*steps, strict=True), color="black", linewidth=1, linestyle=":", label="front")
+    for name, (color, marker) in LOOKS.items():
+        label = name
+        for cell in (cell for cell in found if (cell.experts == 1) is (name == "single nets")):
+            worst, (low, high) = robust(cell)
+            reach = [[100 * (worst - low)], [100 * (high - worst)]]
+            axes.errorbar(cell.cost["tflop"], 100 * worst, reach, color=color, fmt=marker, label=label, linewidth=0.8)
+            axes.annotate(cell.name, (cell.cost["tflop"], 100 * worst), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            label = "_"
+    axes.set_xscale("log")
+    axes.set_xlabel("TFLOP to train")
+    axes.set_ylabel("worst case at Linf 8/255, % of validation images")
+    axes.legend(frameon=False, loc="lower right")
+    chart.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Print, or write."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=Path, help="folder of the sweep")
+    parser.add_argument("--write", action="store_true", help="into docs/cost.md, and docs/cost.png beside it")
+    chosen = parser.parse_args()
+    found = cells(chosen.sweep)
+    print(tabulated(found))
+    if chosen.write:
+        between(DOCUMENT, tabulated(found))
+        drawn(found, DOCUMENT.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

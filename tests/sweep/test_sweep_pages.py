@@ -1,0 +1,75 @@
+"""What pages of the documentation say of a sweep: cost in operations, what stays right under everything, and the front."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ablation
+import cost
+import numpy as np
+import pytest
+from budget import budget
+from cells import aligned, cells
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_sweeps import ablation as tiny
+
+from dwf.cells import cells_of
+from dwf.verbs import plan, sweep
+
+MOE = {"name": "moe", "set": ("protocol.steps=2", "protocol.apgd_steps=2", "protocol.temperatures=[[1, 10]]")}
+points = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cells, judged by two protocols."""
+    out = tmp_path_factory.mktemp("pages") / "out"
+    usual = tiny()
+    small = usual.model_copy(update={"cells": usual.cells[:2], "protocols": (*usual.protocols, *tiny(protocols=(MOE,)).protocols)})
+    assert sweep(small, out, device="cpu").failed == {}
+    return out
+
+
+def test_operations_are_those_of_the_plan(swept: Path) -> None:
+    """Of the phases that another cell learnt, too."""
+    for cell in cells_of(tiny())[:2]:
+        assert budget(swept / cell.name)["tflop"] == pytest.approx(plan(cell.run, device="cpu", budget=0.1).flops / 1e12)
+
+
+def test_what_stays_right_does_so_under_every_protocol(swept: Path) -> None:
+    first, second = cells(swept)
+    assert set(first.evaluated) == {"table3", "moe"}
+    worst = [one.result.worst_case[0].accuracy for one in first.evaluated.values()]
+    right = first.right()
+    assert len(right) == 20
+    assert np.mean([*right.values()]) <= min(worst)
+    bits = []
+    for file in (swept / "dwf" / "eval").glob("*.json"):
+        names = ["clean", *json.loads(file.read_text())["worst_case"][0]["attacks"]]
+        with np.load(file.with_suffix(".npz")) as stored:
+            both = np.logical_and.reduce([stored[name] for name in names])
+            bits.append(dict(zip(stored["index"].tolist(), both.tolist(), strict=True)))
+    assert right == {index: all(one[index] for one in bits) for index in sorted(bits[0])}
+    ours, theirs = aligned(first, second)
+    assert ours.tolist() == [*right.values()]
+    assert theirs.tolist() == [*second.right().values()]
+
+
+def test_the_pages_name_every_cell(swept: Path, tmp_path: Path) -> None:
+    found = cells(swept)
+    for text in (ablation.rows(found), cost.tabulated(found)):
+        assert all(f"| {cell.name} |" in text for cell in found)
+    assert "of 3 |" in ablation.rows(found), "experts in effect, of so many"
+    cost.drawn(found, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+@given(points)
+def test_nobody_beats_who_is_on_the_front(found: list[tuple[float, float]]) -> None:
+    leads = cost.front(found)
+    assert any(leads)
+    for (c, w), on_front in zip(found, leads, strict=True):
+        beaten = any(a <= c and b >= w and (a, b) != (c, w) for a, b in found)
+        assert on_front is not beaten
