@@ -48,8 +48,12 @@ def aligned(a: Cell, b: Cell) -> tuple[Bits, Bits]:
     return np.array([*ours.values()]), np.array([*theirs.values()])
 
 
+def cell(folder: Path) -> Cell:
+    """One run folder."""
+    return Cell(folder.name, budget(folder), {one.protocol: one for one in read(folder)})
+
+
 def cells(sweep: Path) -> list[Cell]:
     """In the order of the sweep's file; cells without an evaluation are left out."""
     names = json.loads((sweep / "sweep.json").read_text())["cells"]
-    done = [name for name in names if any((sweep / name / "eval").glob("*.json"))]
-    return [Cell(name, budget(sweep / name), {one.protocol: one for one in read(sweep / name)}) for name in done]
+    return [cell(sweep / name) for name in names if any((sweep / name / "eval").glob("*.json"))]

@@ -9,6 +9,7 @@ import ablation
 import cost
 import numpy as np
 import pytest
+import recipe
 from budget import budget
 from cells import aligned, cells
 from hypothesis import given
@@ -73,3 +74,26 @@ def test_nobody_beats_who_is_on_the_front(found: list[tuple[float, float]]) -> N
     for (c, w), on_front in zip(found, leads, strict=True):
         beaten = any(a <= c and b >= w and (a, b) != (c, w) for a, b in found)
         assert on_front is not beaten
+
+
+def test_a_recipe_against_itself_and_another(swept: Path, tmp_path: Path) -> None:
+    first, second = cells(swept)
+    same = recipe.duel([first, second], [first, second])
+    assert (same["points"], same["points_by_seed"], same["interval_by_images"]) == (0, [0, 0], [0, 0])
+    ours, theirs = aligned(first, second)
+    assert recipe.duel([first], [second])["points"] == pytest.approx(100 * (ours.mean() - theirs.mean()))
+    assert recipe.described([first, first])["deviation"] == 0
+
+
+def test_intervals_of_a_recipe_miss_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "RESAMPLES", 400)
+    random = np.random.default_rng(1)
+    missed = {"images": 0, "seeds": 0}
+    for _ in range(200):
+        each = random.normal(0.1, 1.0, (1, 100)).repeat(3, 0) + random.normal(0, 0.1, (3, 100))
+        for name, (low, high) in {
+            "images": recipe.by_images(each),
+            "seeds": recipe.by_seeds(random.normal(0.1, 1, 3).tolist()),
+        }.items():
+            missed[name] += not low <= 0.1 <= high
+    assert all(2 <= count <= 20 for count in missed.values()), missed

@@ -1,0 +1,78 @@
+"""Is a cheaper recipe as robust? Runs of both over the same seeds, paired by image on the worst case of all their evaluations.
+
+Two intervals of the mean difference over seeds, because two kinds of luck are in it: that of the images, by resampling them with
+all the verdicts on them; and that of training, by Student's t over the seeds' differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from cells import Cell, aligned, cell
+from harness import arguments, publish
+from numpy.typing import NDArray
+from scipy.stats import t
+
+RESAMPLES = 10_000
+
+
+def duel(ours: Sequence[Cell], theirs: Sequence[Cell]) -> dict[str, Any]:
+    """Ours minus theirs, in points; seeds are paired in the order in which they are named."""
+    bits = [aligned(a, b) for a, b in zip(ours, theirs, strict=True)]
+    each = np.stack([a.astype(float) - b for a, b in bits])
+    return {
+        "points_by_seed": [round(100 * float(d), 2) for d in each.mean(1)],
+        "points": 100 * float(each.mean()),
+        "interval_by_images": [100 * bound for bound in by_images(each)],
+        "interval_by_seeds": [100 * bound for bound in by_seeds(each.mean(1).tolist())],
+    }
+
+
+def by_images(each: NDArray[np.float64]) -> tuple[float, float]:
+    """(seeds, images) differences -> 95 % percentile interval of their mean over images that are drawn again."""
+    random, means = np.random.default_rng(0), each.mean(0)
+    drawn = means[random.integers(0, len(means), (RESAMPLES, len(means)))].mean(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def by_seeds(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of their mean."""
+    if len(differences) < 2:
+        return float("-inf"), float("inf")
+    reach = float(t.ppf(0.975, len(differences) - 1)) * stdev(differences) / len(differences) ** 0.5
+    return fmean(differences) - reach, fmean(differences) + reach
+
+
+def described(found: Sequence[Cell]) -> dict[str, Any]:
+    """What a recipe costs and keeps, over its seeds."""
+    worst = [100 * float(np.mean([*one.right().values()])) for one in found]
+    clean = [100 * next(iter(one.evaluated.values())).result.clean.accuracy for one in found]
+    spread = stdev(worst) if len(worst) > 1 else 0.0
+    return {"tflop": fmean(one.cost["tflop"] for one in found), "sa": fmean(clean), "worst_case": fmean(worst), "deviation": spread}
+
+
+def main() -> None:
+    """Compare and publish."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--ours", nargs="+", type=Path, required=True, metavar="RUN")
+    for name in ("against", "equal"):
+        parser.add_argument(f"--{name}", nargs="+", type=Path, default=[], required=name == "against", metavar="RUN")
+    chosen = parser.parse_args()
+    recipes = {name: [cell(run) for run in getattr(chosen, name)] for name in ("ours", "against", "equal")}
+    recipes = {name: found for name, found in recipes.items() if found}
+    figures: dict[str, Any] = {"n": len(recipes["ours"][0].right())}
+    figures["recipes"] = {name: described(found) for name, found in recipes.items()}
+    figures["times_cheaper"] = figures["recipes"]["against"]["tflop"] / figures["recipes"]["ours"]["tflop"]
+    for name in recipes:
+        if name != "ours":
+            figures[f"ours_minus_{name}"] = duel(recipes["ours"], recipes[name])
+    publish("recipe", figures, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
