@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from dwf.core.errors import Refused
 from dwf.core.types import Batch
@@ -41,16 +42,28 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def together(device: torch.device) -> Iterator[None]:
-    """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun."""
+    """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun.
+
+    What one rank refuses all refuse: the others would wait for it, and end in a message about a lost connection.
+    """
     if launched() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store, own, count = next(rendezvous("env://"))
     # A rank may wait long for one that does a resumed evaluation's last batches by itself.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+    limit, backend = timedelta(days=1), "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=limit)
     try:
         yield
+    except Refused as refusal:
+        store.set(_REFUSAL, str(refusal))
+        raise
+    except RuntimeError:
+        if store.check([_REFUSAL]):
+            raise Refused(store.get(_REFUSAL).decode()) from None
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -65,6 +78,8 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+_REFUSAL = "dwf/refusal"
+"""Where the first rank that refuses something leaves its sentence for the others."""
 _apart = ContextVar("_apart", default=False)
 
 

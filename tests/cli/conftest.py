@@ -1,4 +1,4 @@
-"""`dwf` in this process, and a trained run to try it on."""
+"""`dwf` in this process, and what to try it on: a trained run, and a package from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_words import Dwf, Said
+from foreign_package import PACKAGE
 
 from dwf import cli, train
 from dwf.data import Data, Digits
@@ -67,3 +68,17 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(_trained: Path, tmp_path: Path) -> Path:
     """A trained run of one's own, to be damaged at will."""
     return shutil.copytree(_trained, tmp_path / "mine")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A third-party package in the folder where the command is given; fresh for every test."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("")
+    (tmp_path / "theirs" / "nets.py").write_text(PACKAGE)
+    (tmp_path / "theirs" / "sick.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "theirs"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path

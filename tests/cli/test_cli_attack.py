@@ -1,22 +1,19 @@
-"""`dwf attack`: what its files hold is what its manifest says, and bad input ends in one sentence before anything is written."""
+"""`dwf attack`: what its files hold is what its manifest says."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attack_files import CPU, SOME, change_weights, files, read
 from cli_words import Dwf
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from dwf import attack, train
-from dwf.core.errors import Refused
 from dwf.core.types import Threat
 from dwf.data import Data, Digits
 from dwf.evaluation.validation import Validation
@@ -25,10 +22,6 @@ from dwf.models import ResNet
 from dwf.run import Run, load
 from dwf.training.optim import Recipe
 from dwf.verbs.manifest import Manifest, broken, noted, shelf_of, total
-
-Sentence = Callable[..., str]
-CPU = ("--device", "cpu", "--quiet")
-SOME = ("--samples", 40, *CPU)
 
 
 @pytest.fixture(scope="session")
@@ -45,23 +38,9 @@ def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with np.load(folder / "images.npz", allow_pickle=False) as stored:
-        return json.loads((folder / "manifest.json").read_text()), {name: stored[name] for name in stored.files}
-
-
 def _pixels(folder: Path, manifest: dict[str, Any], key: str) -> torch.Tensor:
     """The files as their reader sees them: (N, 1, H, W) bytes."""
     return torch.stack([torch.from_numpy(np.array(Image.open(folder / entry[key]))) for entry in manifest["images"]])[:, None]
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-def _weights(run: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    file = run / "model.safetensors"
-    save_file({name: change(tensor) for name, tensor in load_file(file).items()}, file)
 
 
 def test_the_files_hold_what_the_manifest_says(dwf: Dwf, able: Path) -> None:
@@ -69,7 +48,7 @@ def test_the_files_hold_what_the_manifest_says(dwf: Dwf, able: Path) -> None:
     assert code == 0, err
     assert "check 3/3  SA " in out
     folder, loaded = Path("made"), load(able)
-    manifest, arrays = _read(folder)
+    manifest, arrays = read(folder)
     *_, scores, note, where = out.splitlines()
     assert "able, 40 images of digits, pgd Linf 25.5/255 (0.1): accuracy " in scores
     assert note == manifest["note"]
@@ -123,8 +102,8 @@ def test_the_same_call_writes_the_same_bytes(dwf: Dwf, able: Path) -> None:
     words = ("attack", able, "--eps", "0.2", "--samples", 20, *CPU)
     for out, more in (("one", ()), ("two", ()), ("other", ("--seed", 1))):
         assert dwf(*words, "--out", out, *more).code == 0
-    assert _files(Path("one")) == _files(Path("two"))
-    assert _files(Path("one")).keys() != _files(Path("other")).keys(), "another seed draws other images"
+    assert files(Path("one")) == files(Path("two"))
+    assert files(Path("one")).keys() != files(Path("other")).keys(), "another seed draws other images"
 
 
 def test_from_python(able: Path, tmp_path: Path) -> None:
@@ -135,14 +114,14 @@ def test_from_python(able: Path, tmp_path: Path) -> None:
         watch=lambda done, total, accuracy: told.append((done, total)),
     )  # fmt: skip
     assert told == [(1, 3), (2, 3), (3, 3)]
-    stored, _ = _read(tmp_path / "made")
+    stored, _ = read(tmp_path / "made")
     assert stored.pop("schema") == 1
     assert Manifest.model_validate(stored) == manifest
 
 
 def test_rounding_erases_what_is_smaller_than_half_a_level(dwf: Dwf, able: Path) -> None:
     assert dwf("attack", able, "--eps", "0.49/255", "--out", "made", *SOME).code == 0
-    manifest, arrays = _read(Path("made"))
+    manifest, arrays = read(Path("made"))
     clean = _pixels(Path("made"), manifest, "clean")
     assert torch.equal(_pixels(Path("made"), manifest, "adversarial"), clean)
     assert np.abs(arrays["adversarial"] - clean.numpy() / np.float32(255)).max() > 1e-4
@@ -152,7 +131,7 @@ def test_rounding_erases_what_is_smaller_than_half_a_level(dwf: Dwf, able: Path)
 
 def test_rounding_may_leave_the_ball_by_half_a_level(dwf: Dwf, able: Path) -> None:
     assert dwf("attack", able, "--attack", "fgsm", "--eps", "25.6/255", "--out", "made", *SOME).code == 0
-    manifest, _ = _read(Path("made"))
+    manifest, _ = read(Path("made"))
     assert max(entry["distance"]["linf"] for entry in manifest["images"]) <= 25.6 / 255 + 1e-6
     farthest = [entry["distance_rounded"]["linf"] for entry in manifest["images"]]
     assert max(farthest) == pytest.approx(26 / 255, abs=1e-6)
@@ -193,7 +172,7 @@ def test_the_note_counts_whom_rounding_saved_and_lost() -> None:
 def test_l2_has_a_radius_and_a_step_of_its_own(dwf: Dwf, able: Path) -> None:
     code, _, err = dwf("attack", able, "--norm", "l2", "--set", "attack.steps=4", "--out", "made", *SOME)
     assert code == 0, err
-    manifest, _ = _read(Path("made"))
+    manifest, _ = read(Path("made"))
     assert (manifest["threat"]["text"], manifest["attack"]["steps"]) == ("L2 0.5", 4)
     assert manifest["attack"]["step"] == 0.3125
     assert all(entry["distance"]["l2"] <= 0.5 + 1e-6 for entry in manifest["images"])
@@ -202,7 +181,7 @@ def test_l2_has_a_radius_and_a_step_of_its_own(dwf: Dwf, able: Path) -> None:
 
 def test_a_target_must_be_reached_and_its_own_images_stay_out(dwf: Dwf, able: Path) -> None:
     assert dwf("attack", able, "--eps", "0.3", "--target", "3", "--out", "made", *SOME).code == 0
-    manifest, arrays = _read(Path("made"))
+    manifest, arrays = read(Path("made"))
     assert manifest["target"] == "3"
     assert len(manifest["images"]) == 40
     assert "3" not in {entry["label"] for entry in manifest["images"]}
@@ -213,11 +192,11 @@ def test_a_target_must_be_reached_and_its_own_images_stay_out(dwf: Dwf, able: Pa
 
 def test_a_surrogate_makes_the_images(dwf: Dwf, able: Path, tmp_path: Path) -> None:
     flat = shutil.copytree(able, tmp_path / "flat")
-    _weights(flat, torch.zeros_like)
+    change_weights(flat, torch.zeros_like)
     words = ("attack", able, "--attack", "fgsm", "--eps", "0.2", *SOME)
     for out, more in (("own", ()), ("twin", ("--surrogate", able)), ("flat-made", ("--surrogate", flat))):
         assert dwf(*words, "--out", out, *more).code == 0
-    (own, _), (twin, _), (lame, arrays) = (_read(Path(out)) for out in ("own", "twin", "flat-made"))
+    (own, _), (twin, _), (lame, arrays) = (read(Path(out)) for out in ("own", "twin", "flat-made"))
     assert twin["surrogate"] == twin["model"] == own["model"]
     assert lame["surrogate"]["weights"] != lame["model"]["weights"]
     assert arrays["prediction/adversarial"].tolist() == arrays["prediction/clean"].tolist(), "zero weights show no way"
@@ -229,147 +208,15 @@ def test_its_files_can_be_attacked_again(dwf: Dwf, able: Path) -> None:
     code, out, err = dwf("attack", able, "--images", "first/adversarial", "--eps", "0.1", "--out", "second", *CPU)
     assert code == 0, err
     assert "40 images of adversarial" in out
-    (first, _), (second, _) = _read(Path("first")), _read(Path("second"))
+    (first, _), (second, _) = read(Path("first")), read(Path("second"))
     seen = {entry["adversarial"].removeprefix("adversarial/"): entry["prediction"]["rounded"] for entry in first["images"]}
     assert {entry["source"]: entry["prediction"]["clean"] for entry in second["images"]} == seen, "what was judged is what is read"
     assert all(entry["source"].split("/")[0] == entry["label"] for entry in second["images"])
     assert (second["data"]["name"], second["data"]["split"], second["data"]["n"]) == ("adversarial", "files", 40)
     assert dwf("attack", able, "--images", "first/clean", "--target", "3", "--out", "third", *CPU).code == 0
-    third, _ = _read(Path("third"))
+    third, _ = read(Path("third"))
     assert {entry["label"] for entry in third["images"]} == {entry["label"] for entry in first["images"]} - {"3"}
     assert all((Path("first") / "clean" / entry["source"]).is_file() for entry in third["images"])
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two classes of the run, two grey images of 8x8 pixels each."""
-    for name in ("3", "7"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for i in range(2):
-            _draw(tmp_path / "pictures" / name / f"{i}.png")
-    return tmp_path / "pictures"
-
-
-def _draw(file: Path, shape: tuple[int, ...] = (8, 8)) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8)).save(file)
-
-
-def test_pictures_are_converted_on_demand(dwf: Dwf, refused: Sentence, run_folder: Path, pictures: Path) -> None:
-    for file in pictures.rglob("*.png"):
-        _draw(file, (12, 10, 3))
-    words = ("attack", run_folder, "--images", pictures, "--out", "made", *CPU)
-    assert refused(*words) == (
-        f"the images of pictures are 10x12 RGB, and {run_folder} takes 8x8 grey; convert them, as "
-        "--set data.source.mode=grey --set data.source.size=8 does"
-    )
-    assert dwf(*words, "--set", "data.source.mode=grey", "--set", "data.source.size=8").code == 0
-    assert _read(Path("made"))[1]["adversarial"].shape == (4, 1, 8, 8)
-
-
-def test_bad_pictures_are_named(dwf: Dwf, refused: Sentence, run_folder: Path, pictures: Path) -> None:
-    words = ("attack", run_folder, "--images", pictures, "--out", "made", *CPU)
-    elsewhere = ("attack", run_folder, "--images", pictures, "--out", "other", *CPU)
-    bad = pictures / "7" / "2.png"
-    bad.write_bytes((pictures / "7" / "1.png").read_bytes()[:-30])
-    assert f"{bad} is truncated or corrupt (" in refused(*words)
-    bad.write_text("hello")
-    assert refused(*words) == f"{bad} is not an image file; repair the data or leave it out with --set data.source.bad=skip"
-    assert dwf(*words, "--set", "data.source.bad=skip").code == 0
-    assert {entry["source"] for entry in _read(Path("made"))[0]["images"]} == {"3/0.png", "3/1.png", "7/0.png", "7/1.png"}
-    bad.unlink()
-    _draw(bad, (9, 8))
-    assert f"{bad} is 8x9 pixels large where the others are 8x8" in refused(*elsewhere)
-    bad.unlink()
-    _draw(pictures / "loose.png")
-    assert f"{pictures / 'loose.png'} has no label" in refused(*elsewhere)
-
-
-def test_pictures_of_a_class_that_the_run_does_not_have(refused: Sentence, run_folder: Path, pictures: Path) -> None:
-    (pictures / "77").mkdir()
-    assert refused("attack", run_folder, "--images", pictures, "--out", "made") == (
-        f"{pictures / '77'} is no class of {run_folder}; did you mean '7'? Valid: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-    )
-
-
-def test_pictures_of_the_target_alone(refused: Sentence, run_folder: Path, pictures: Path) -> None:
-    shutil.rmtree(pictures / "7")
-    (pictures / "8").mkdir()
-    sentence = refused("attack", run_folder, "--images", pictures, "--target", "3", "--out", "made")
-    assert "class '3'" in sentence
-    shutil.rmtree(pictures / "3")
-    assert "pictures holds no images" in refused("attack", run_folder, "--images", pictures, "--out", "made")
-
-
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["--attack", "pdg"], "there is no attack 'pdg'; did you mean 'pgd'? Valid: apgd-ce, "),
-    (["--eps", "8"], "it is a share of the pixel range and must be below 1; for 8-bit steps write '8/255'"),
-    (["--eps", "much"], "'threat.eps' is 'much': give a number like 0.031 or a fraction like '8/255'"),
-    (["--eps", "-1/255"], "'threat.eps' is '-1/255': it must be at least 0 and finite"),
-    (["--attack", "carlini-wagner", "--norm", "linf"],
-     "attack 'carlini-wagner': threat.norm is 'linf' and carlini-wagner minimises the L2 length; set it to 'l2' or use pgd"),
-    (["--set", "attack.step_size=0.1"], "attack 'pgd': 'step_size' is not a setting; did you mean 'steps'? Valid: "),
-    (["--set", "attack.steps=0"], "attack 'pgd': 'steps' is 0: "),
-    (["--set", "attack.kind=fgsm"], "attack 'pgd': 'kind' is 'fgsm': input should be 'pgd'"),
-    (["--set", "attack=3"], "attack 'pgd': 'the whole' is 3: "),
-    (["--set", "attack.threat=3"], "attack 'pgd': 'threat' is 3: "),
-    (["--set", "attack"], "--set 'attack' is not of the form a.b=value"),
-    (["--set", "protocol.eps=0.1"],
-     "attack changes the attack, as in --set attack.steps=20, and with --images how they are read, as in "
-     "--set data.source.size=32, and no more of 'protocol'; leave it out"),
-    (["--set", "data.source.size=32"], "and no more of 'data'; leave it out"),
-    (["--target", "cat"], "the target 'cat' is no class of "),
-    (["--samples", 501], "501 images of digits were asked for, but there are 500; ask for 1 to 500"),
-    (["--images", "."], "both --images and --samples were given; give one of them, a folder with a folder of images for each "),
-    (["--device", "quantum"], "device 'quantum' is not available here"),
-    (["--surrogate", "nowhere"], "run folder nowhere does not exist; train one with: dwf train PRESET --out nowhere"),
-], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")  # fmt: skip
-def test_bad_words_for_an_attack(words: list[object], sentence: str, refused: Sentence, run_folder: Path) -> None:
-    assert sentence in refused("attack", run_folder, *SOME, "--out", "made", *words)
-    assert list(Path().iterdir()) == [Path(run_folder.name)], "nothing was begun"
-
-
-@pytest.mark.parametrize(("words", "sentence"), [
-    ([], "neither --images nor --samples was given; give one of them, a folder with a folder of images for each class or a number "
-         "of the run's own test images"),
-    (["--images", "nowhere"], "nowhere is not a folder; --images needs a folder with a folder of images for each class"),
-    (["--images", ".", "--set", "data.flip=false"], "and no more of 'data'; leave it out"),
-    (["--images", ".", "--set", "data=3"], "and no more of 'data'; leave it out"),
-    (["--images", ".", "--set", "data.source.sizes=8"], "data.source of --images: 'sizes' is not a setting; did you mean 'size'?"),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else "")  # fmt: skip
-def test_bad_images(words: list[str], sentence: str, refused: Sentence, run_folder: Path) -> None:
-    assert sentence in refused("attack", run_folder, "--out", "made", *words)
-
-
-def test_a_run_that_is_not_there(refused: Sentence) -> None:
-    assert refused("attack", "nowhere", *SOME, "--out", "made") == (
-        "run folder nowhere does not exist; train one with: dwf train PRESET --out nowhere"
-    )
-
-
-def test_a_place_that_is_taken_or_cannot_be_written(refused: Sentence, run_folder: Path) -> None:
-    before = _files(run_folder)
-    for out in (run_folder, run_folder / "run.json"):
-        assert refused("attack", run_folder, *SOME, "--out", out) == (
-            f"{out} is there already and not an empty folder; move it away or choose another folder with --out"
-        )
-    assert "is there already and not an empty folder" in refused("attack", run_folder, *SOME, "--out", ".")
-    below = run_folder / "run.json" / "made"
-    assert (
-        refused("attack", run_folder, *SOME, "--out", below) == f"{below} cannot be written (Not a directory); choose another place"
-    )
-    assert _files(run_folder) == before
-
-
-def test_a_model_that_answers_nan_leaves_nothing_behind(refused: Sentence, run_folder: Path, tmp_path: Path) -> None:
-    _weights(run_folder, lambda tensor: tensor * torch.nan if tensor.is_floating_point() else tensor)
-    assert "the model returned NaN or infinite logits under attack" in refused("attack", run_folder, *SOME, "--out", "made")
-    assert list(tmp_path.iterdir()) == [run_folder]
-
-
-def test_only_one_process_attacks(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwf.core.ranks.world", lambda: 2)
-    with pytest.raises(Refused, match="attack runs in one process and torchrun started 2; start it without torchrun"):
-        attack(run_folder, out=tmp_path / "made", samples=5, device="cpu")
 
 
 def test_every_class_has_a_folder_that_readers_find() -> None:

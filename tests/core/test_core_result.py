@@ -39,7 +39,7 @@ def example() -> dict[str, Any]:
         "certified": {
             "l2": {"median": 0.1, "largest": 0.2, "radii": [0.2], "shares": [{"value": 0.1, "ci95": [0.05, 0.2], "n": 100}]}
         },
-        "routing": {"clean": {"weights": [0.25, 0.75], "entropy": 0.5, "load": [0.0, 1.0]}},
+        "routing": {"clean": {"weights": [0.25, 0.75], "entropy": 0.5, "load": [0.0, 1.0], "variation": 0.0}},
         "per_class": [{"class": "zero", "clean": 0.9, "worst_case": 0.4}],
         "environment": {
             **{"dwf": "0.1.0", "torch": "2.11", "device": "cpu", "threads": 2, "precision": "bf16", "seed": 0},

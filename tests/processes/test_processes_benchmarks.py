@@ -1,4 +1,4 @@
-"""Every benchmark runs small, from command line to record; the page shows each figure; docs/scale.md is what scale.py says."""
+"""Every benchmark runs small, from command line to record; pages and README show the figures that are kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import everything
 import pytest
+import rivals
 import scale
 
 HERE = Path(everything.__file__).parent
@@ -51,6 +52,16 @@ def test_the_page_shows_every_figure() -> None:
 
 def test_the_kept_page_is_that_of_the_kept_figures() -> None:
     assert everything.PAGE.read_text() == everything.page(json.loads(everything.LATEST.read_text()))
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    _, _, rest = rivals.README.read_text().partition("<!-- tables -->\n")
+    assert rest.partition("<!-- end of tables -->\n")[0] == rivals.tables()
+
+
+def test_every_run_of_the_results_is_in_the_readme() -> None:
+    missing = {folder.name for folder in rivals.RESULTS.iterdir() if folder.is_dir()} - {*rivals.ORDER}
+    assert missing == set()
 
 
 def test_a_benchmark_without_its_data_is_skipped_with_the_reason(tmp_path: Path) -> None:

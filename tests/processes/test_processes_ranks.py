@@ -31,6 +31,17 @@ def test_two_ranks_train_one_run(tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
 
 
+def test_what_rank_0_refuses_all_refuse_in_a_sentence(tmp_path: Path) -> None:
+    """It alone looks at the folder; the other waits for it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    process = start(["train", preset(tmp_path), "--device", "cpu", "--out", tmp_path / "run"], launcher=(*TORCHRUN, "-m", "dwf"))
+    code, _, errors = finish(process)
+    assert code != 0
+    assert f"dwf: {tmp_path / 'run'}" in errors, errors
+    assert errors.count("Traceback (most") == 1, "torchrun's own"
+
+
 @pytest.mark.slow
 def test_two_ranks_keep_one_cap(tmp_path: Path) -> None:
     words = ["train", preset(tmp_path), "--device", "cpu", *SHORT]

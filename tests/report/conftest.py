@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_bits import N, give_bits
 
 from dwf.core.result import from_json
 
@@ -152,3 +153,24 @@ def alarm():
 def pictures():
     """A maker of image files."""
     return images
+
+
+@pytest.fixture
+def judged(build):
+    """A maker of run folders with bits, each a preset of its own: `judged("name", strength=.8)`."""
+
+    def make(name, *, luck=0, bits=True, **more):
+        folder = build(name, n=more.pop("n", N), pictures=False, phases=["train"], **more)
+        record = json.loads((folder / "run.json").read_text())
+        record["settings"]["method"]["experts"] = name
+        (folder / "run.json").write_text(json.dumps(record))
+        for evaluation in more.get("evaluations", ("table3",)) if bits else ():
+            give_bits(folder, luck=luck, name=evaluation)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def pair(judged):
+    return [judged("weak", strength=0.6, luck=1), judged("strong", strength=0.8, luck=2)]

@@ -1,173 +1,23 @@
-"""Runs against a baseline, image by image: the statistics, the pairing, what is refused, and what is said about it."""
+"""Runs against a baseline, image by image: the pairing, and what is said about it."""
 
 import csv as reader
 import importlib
 import io
 import json
-from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from markupsafe import escape
-from scipy.stats import binomtest
+from report_bits import N, as_seed, edited, give_bits, resave
 
 from dwf import report
 from dwf.core.errors import Refused
-from dwf.report.duels import compare, comparisons
+from dwf.report.duels import compare
 from dwf.report.matching import contestants, judge
-from dwf.report.paired import holm, mcnemar, newcombe, paired
+from dwf.report.paired import holm
 from dwf.report.reading import read, read_all
 
 page = importlib.import_module("dwf.report.comparison")
-N = 400
-counts = st.tuples(*[st.integers(0, 300)] * 4).filter(any)
-"""Images that both get right, only the first, only the second, neither."""
-
-
-@pytest.mark.parametrize(
-    ("table", "bounds"),
-    [((20, 12, 2, 16), (0.0562, 0.3292)), ((59, 6, 16, 80), (-0.1186, -0.0046)), ((1, 1, 7, 12), (-0.5069, -0.0256))],
-)
-def test_the_interval_is_the_published_one(table, bounds):
-    """Newcombe (1998); Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8."""
-    assert newcombe(*table) == pytest.approx(bounds, abs=6e-5)
-
-
-@given(counts)
-def test_the_interval_holds_the_estimate(table):
-    _, first, second, _ = table
-    low, high = newcombe(*table)
-    assert -1 <= low <= (first - second) / sum(table) <= high <= 1
-    assert high - low > 0
-
-
-@given(counts)
-def test_the_interval_turns_with_the_sides(table):
-    both, first, second, neither = table
-    low, high = newcombe(*table)
-    assert newcombe(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-12)
-
-
-@given(counts, st.integers(2, 50))
-def test_more_of_the_same_images_narrow_the_interval(table, times):
-    low, high = newcombe(*table)
-    narrow_low, narrow_high = newcombe(*(times * number for number in table))
-    assert narrow_high - narrow_low < high - low
-
-
-@given(counts)
-def test_pairs_that_agree_narrow_the_interval(table):
-    both, first, second, neither = table
-    assume(both * neither - first * second > sum(table) / 2)
-    n = sum(table)
-    ends = [binomtest(hits, n).proportion_ci(0.95, method="wilson") for hits in (both + first, both + second)]
-    (low_1, high_1), (low_2, high_2) = ends
-    p_1, p_2 = (both + first) / n, (both + second) / n
-    independent = np.hypot(p_1 - low_1, high_2 - p_2) + np.hypot(high_1 - p_1, p_2 - low_2)
-    low, high = newcombe(*table)
-    assert high - low < independent
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_a_fair_coin(a, b):
-    few, n = min(a, b), a + b
-    tail = 2 * sum(comb(n, k) for k in range(few + 1)) / 2**n
-    assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(min(1.0, tail))
-
-
-def test_holm_of_a_family_worked_out_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=30))
-def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(ps):
-    adjusted = holm(ps)
-    for p, q in zip(ps, adjusted, strict=True):
-        assert p <= q <= min(1.0, len(ps) * p) or p == q
-    ranked = [adjusted[i] for i in sorted(range(len(ps)), key=lambda i: ps[i])]
-    assert ranked == sorted(ranked)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
-def test_paired_counts_the_images(pairs):
-    a, b = (np.array(side) for side in zip(*pairs, strict=True))
-    found = paired(a, b)
-    assert (found.only_a, found.only_b) == (pairs.count((True, False)), pairs.count((False, True)))
-    assert found.difference == pytest.approx(b.mean() - a.mean())
-    assert found.low <= found.difference <= found.high
-    back = paired(b, a)
-    assert back[:3] == pytest.approx((-found.difference, -found.high, -found.low), abs=1e-12)
-    assert back.p == found.p
-
-
-def edited(folder, change, name="table3"):
-    path = folder / "eval" / f"{name}.json"
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
-def give_bits(folder, *, luck=0, name="table3", index=None):
-    """Bits for a made-up result, whose accuracies then are those of the bits. Hard images are hard for every run."""
-    random = np.random.default_rng(luck)
-    path = folder / "eval" / f"{name}.json"
-    data = json.loads(path.read_text())
-    n = data["dataset"]["n"]
-    hard = np.clip(np.linspace(0, 1, n) + 0.03 * random.standard_normal(n), 0, 1)
-    rows = [data["clean"] | {"name": "clean"}, *data["attacks"]]
-    bits = {row["name"]: np.clip(hard + 0.01 * random.standard_normal(n), 0, 1) < row["accuracy"] for row in rows}
-    for row in (data["clean"], *data["attacks"]):
-        row["accuracy"] = float(bits[row.get("name", "clean")].mean())
-    for case in data["worst_case"]:
-        case["accuracy"] = float(np.logical_and.reduce([bits[row] for row in ("clean", *case["attacks"])]).mean())
-    path.write_text(json.dumps(data))
-    np.savez(path.with_suffix(".npz"), index=np.arange(n) * 3 if index is None else index, **bits)
-    return folder
-
-
-def flipped(content):
-    """With bits that are not those that the archive's checksum was made of."""
-    return content[:200] + bytes(255 - byte for byte in content[200:210]) + content[210:]
-
-
-def resave(folder, change):
-    path = folder / "eval" / "table3.npz"
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    change(arrays)
-    np.savez(path, **arrays)
-
-
-def as_seed(folder, seed, preset):
-    """The same preset, trained with another seed."""
-    record = json.loads((folder / "run.json").read_text())
-    settings = record["settings"] | {"seed": seed, "name": preset}
-    (folder / "run.json").write_text(json.dumps(record | {"name": preset, "settings": settings, "seed": seed}))
-    return folder
-
-
-@pytest.fixture
-def judged(build):
-    """A maker of run folders with bits, each a preset of its own: `judged("name", strength=.8)`."""
-
-    def make(name, *, luck=0, bits=True, **more):
-        folder = build(name, n=more.pop("n", N), pictures=False, phases=["train"], **more)
-        record = json.loads((folder / "run.json").read_text())
-        record["settings"]["method"]["experts"] = name
-        (folder / "run.json").write_text(json.dumps(record))
-        for evaluation in more.get("evaluations", ("table3",)) if bits else ():
-            give_bits(folder, luck=luck, name=evaluation)
-        return folder
-
-    return make
-
-
-@pytest.fixture
-def pair(judged):
-    return [judged("weak", strength=0.6, luck=1), judged("strong", strength=0.8, luck=2)]
 
 
 def lines(one, rival=0):
@@ -263,108 +113,6 @@ def test_what_counts_as_a_seed(seeds, names, folded, build):
     every = [judge(one) for one in read_all([give_bits(folder) for folder in folders])]
     found = [who.name for who in contestants(every)]
     assert found == folded
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"protocol": {"name": "table3", "settings": {"eps": 0.02}}}, "the settings of the protocol (eps 0.031"),
-        ({"dataset": {"split": "val"}}, "the images (cifar10, test split, sha256 abababab against cifar10, val split"),
-        ({"dataset": {"sha256": "cd" * 32}}, "against cifar10, test split, sha256 cdcdcdcd); move "),
-        ({"dataset": {"indices": "all"}}, f"the samples (first {N} against all)"),
-    ],
-)
-def test_other_settings_and_images_are_refused(change, words, pair):
-    edited(pair[1], lambda data: [data[key].update(value) for key, value in change.items()])
-    with pytest.raises(Refused) as caught:
-        compare(pair)
-    said = str(caught.value)
-    assert said.startswith("weak and strong cannot be compared on table3: they differ in ")
-    assert words in said
-    assert f"move {pair[1] / 'eval' / 'table3.json'} away and run: dwf evaluate {pair[1]} --protocol table3" in said
-    assert ("--data IMAGES" in said) == ("cdcd" in said)
-    assert "\n" not in said
-    assert comparisons(read_all(pair)) == []
-
-
-def test_other_samples_under_the_same_name_are_refused(pair):
-    resave(pair[1], lambda arrays: arrays.update(index=arrays["index"] + 3 * 100))
-    with pytest.raises(Refused, match=r"they differ in the samples \(300 of 400 images in common\); move "):
-        compare(pair)
-    assert comparisons(read_all(pair)) == []
-
-
-def test_other_rows_are_refused(pair):
-    edited(pair[1], lambda data: data["attacks"].pop())
-    with pytest.raises(Refused) as caught:
-        compare(pair)
-    assert str(caught.value) == (
-        "weak and strong cannot be compared on table3: they differ in the rows of the protocol (pgd-100-eot1-worst); "
-        "evaluate both, in this version, by a protocol that asks every model the same, such as table3"
-    )
-
-
-def test_runs_that_share_no_evaluation(judged):
-    a, b = judged("a", evaluations=("table3",)), judged("b", evaluations=("table3-eps0.02",))
-    with pytest.raises(Refused) as caught:
-        compare([a, b])
-    assert str(caught.value) == (
-        f"the runs share no evaluation (a has table3; b has table3-eps0.02); run: dwf evaluate {b} --protocol table3 --samples {N}"
-    )
-
-
-def test_the_evaluation_is_chosen_by_name(judged):
-    both = ("table3", "table3-eps0.02")
-    runs = [judged("a", evaluations=both), judged("b", evaluations=both), judged("c", evaluations=both)]
-    one = compare(runs)
-    assert (one.name, one.also) == ("table3", ("table3-eps0.02",))
-    one = compare(runs, "table3-eps0.02")
-    assert (one.name, one.also) == ("table3-eps0.02", ("table3",))
-    (runs[1] / "eval" / "table3.npz").unlink()  # the first that can be paired
-    assert compare(runs).name == "table3-eps0.02"
-    (runs[1] / "eval" / "table3.json").unlink()
-    assert compare(runs).also == ()
-    with pytest.raises(Refused) as caught:
-        compare(runs, "table3")
-    assert str(caught.value).startswith(f"run {runs[1]} has no evaluation 'table3'; run: dwf evaluate {runs[1]} --protocol table3")
-    with pytest.raises(Refused, match=r"has no evaluation 'tabel3'; did you mean 'table3'\? Valid: table3, table3-eps0.02"):
-        compare(runs, "tabel3")
-
-
-def test_one_run_is_no_comparison(pair):
-    with pytest.raises(Refused, match="at least two runs and got weak alone; name a baseline, then its rivals"):
-        compare([pair[0], pair[0]])
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda file: file.unlink(), "are missing or damaged ("),
-        (lambda file: file.write_bytes(b""), "are missing or damaged ("),
-        (lambda file: file.write_bytes(file.read_bytes()[:500]), "are missing or damaged ("),
-        (lambda file: np.savez(file, index=np.arange(N)), f"has no 'clean' for each of {N} images"),
-        (lambda file: np.savez(file, index=np.array([None] * N)), "are missing or damaged ("),
-        (lambda file: file.write_bytes(flipped(file.read_bytes())), "are missing or damaged ("),
-        (lambda file: np.savez(file, index=np.arange(N - 1)), f"has no 'index' for each of {N} images"),
-    ],
-    ids=["missing", "empty", "truncated", "no rows", "pickled", "flipped", "short"],
-)
-def test_bits_that_cannot_be_used(damage, words, pair):
-    file = pair[1] / "eval" / "table3.npz"
-    damage(file)
-    with pytest.raises(Refused) as caught:
-        compare(pair)
-    said = str(caught.value)
-    assert str(file) in said
-    assert words in said
-    assert "delete what is left of this evaluation and run it again: dwf evaluate " in said
-    assert "\n" not in said
-
-
-def test_bits_of_another_result(pair):
-    resave(pair[1], lambda arrays: arrays.update({"pgd-50": ~arrays["pgd-50"]}))
-    with pytest.raises(Refused, match="does not belong to the result beside it, 'pgd-50' is another accuracy"):
-        compare(pair)
 
 
 def test_the_sentence_names_threat_sides_and_verdict(pair):

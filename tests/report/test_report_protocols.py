@@ -3,41 +3,24 @@
 import csv as reader
 import io
 import re
-from collections import defaultdict
 from dataclasses import replace
-from html import unescape
 
 import numpy as np
-import pytest
-from report_protocols import AFTER, EPS, autoattack, evaluated, flag, full, moe, result, row, share, standard, table3, worst, write
+from report_protocols import AFTER, EPS, autoattack, evaluated, full, moe, result, row, standard, table3, worst, write
+from report_words import PLAIN, text
 
 from dwf import report
 from dwf.core.record import FOREIGN
-from dwf.evaluation import PROTOCOLS
-from dwf.evaluation import flags as alarm_functions
-from dwf.evaluation.check import Findings, Scope
 from dwf.report.attacks import attacks
 from dwf.report.commands import ask, command
-from dwf.report.coverage import TRUST, WORTH, asked, coverage
 from dwf.report.curves import curves
 from dwf.report.experts import experts
-from dwf.report.flags import flags
-from dwf.report.headline import headline, verdicts
-from dwf.report.overview import NOT_RUN, overviews
 from dwf.report.provenance import provenance
 from dwf.report.reading import read_all
 from dwf.report.rows import cumulative, effort, targets
-from dwf.report.summary import summary
 
-PLAIN = {"run": "at", "gate": 0}
-THREAT = ("linf", round(EPS, 6))
 STRANGER = {"kind": FOREIGN, "model": "their.net:make", "weights": "w.safetensors", "mean": [0.5], "std": [0.25]}
 STRANGER |= {"outputs": "probabilities", "fingerprint": "cd" * 32}
-
-
-def text(html):
-    """What a reader sees, cell by cell."""
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", str(html))).split())
 
 
 def entries(one):
@@ -82,68 +65,6 @@ def test_every_attack_says_what_it_sees_and_marks_cumulative_and_standardised_ro
     assert said.index("square") < said.index(" pgd-linf2 70")  # the headline threat first
 
 
-# ---- alarms
-
-
-def test_an_alarm_of_two_evaluations_is_told_once_with_both_values():
-    both = [evaluated(moe(flags=(flag("dead_weight", "worth", 0.1),))), evaluated(full(flags=(flag("dead_weight", "worth", 0.2),)))]
-    said = text(flags(both))
-    assert said.count("Cause of dead_weight.") == said.count("Remedy of dead_weight.") == 1
-    assert "0.1 (moe, n = 200), 0.2 (full, n = 200)" in said
-
-
-def test_what_nobody_asked_is_said_with_the_command_that_asks():
-    said = text(flags([evaluated(table3())]))
-    assert "No alarm was raised for mix." in said
-    missing = "nonmonotone, large_eps_survives, zero_gradient, blackbox_beats_whitebox, softened_transfer, dead_weight"
-    assert f"{missing}; run dwf evaluate runs/mix --protocol full" in said
-    assert "No black-box and no transfer attack has tried mix" in said
-    calm = text(flags([evaluated(table3()), evaluated(full())]))
-    assert "--protocol full" not in calm
-    assert "No black-box" not in calm
-    assert "0.00 % (0.00 to" in calm  # the share of zero gradients, though it raised nothing
-
-
-def test_a_plain_net_is_not_asked_what_only_a_mixture_can_raise():
-    found = coverage([evaluated(table3(**PLAIN))])
-    assert set(found.asked) == {"fgsm_beats_pgd", "fgsm_overfit", "no_convergence", "randomized"}
-    assert not {"softened_transfer", *WORTH} & {*found.missing}
-
-
-def test_the_chance_of_a_false_alarm_is_bounded():
-    assert "table3: 4 at most 20 %" in text(flags([evaluated(table3())]))
-    assert "any of the 4 tests of this page does is at most 20 %." in text(flags([evaluated(table3())]))
-    together = text(flags([evaluated(table3()), evaluated(full())]))
-    assert "any of the 23 tests of this page does is at most 100 % (which bounds nothing)." in together
-    old = table3().model_copy(update={"flag_tests": 0})
-    assert "table3: not recorded" in text(flags([evaluated(old)]))
-    assert "No alarm that was asked here is a statistical test." in text(flags([evaluated(standard())]))
-
-
-@pytest.mark.parametrize("kind", PROTOCOLS)
-@pytest.mark.parametrize("count", [0, 3])
-def test_what_is_said_to_be_asked_is_what_the_protocol_asks(kind, count, monkeypatch):
-    """The report may not import the protocols, so its own list of their alarms is held against them here."""
-    if kind == "moe" and not count:
-        return  # it refuses a model without experts
-    told = []
-    for code in (*TRUST, *WORTH, "certificate_broken"):
-        monkeypatch.setattr(alarm_functions, code, lambda *_, code=code: told.append(code))
-    protocol = PROTOCOLS[kind]()
-    scope = Scope(classes=10, pixels=3072, experts=count, surrogates=() if count else ("other",))
-    rows = [one for check in protocol.checks(scope) for one in check.rows()]
-    bits = {one.name: np.ones(4, dtype=bool) for one in rows}
-    names = [one.name for one in rows if one.name.startswith("expert-")]
-    facts = {name: np.zeros(4) for alone in names for name in (f"{alone}/clean", f"{alone}/robust")}
-    if kind in ("masking", "full"):
-        facts["zero_gradient"] = np.zeros(4)
-    protocol.alarms(Findings(bits, defaultdict(lambda: np.zeros(4), facts), 10))
-    lines = [row(one.name, 0.5) for one in rows if one.threat.eps > 0]
-    found = result(kind, lines, [worst(0.5, lines)], gate=count, facts={name: share(0.0) for name in facts})
-    always = {"randomized", *(("gate_collapse", "no_specialisation") if count else ())}  # by every protocol, in tabulate
-    assert {*asked(evaluated(found))} - always == {*told}
-
-
 # ---- experts
 
 
@@ -170,120 +91,6 @@ def test_survivors_only_are_marked_and_stand_beside_restarts_of_the_same_price()
 
 def test_experts_that_nobody_attacked_have_no_section():
     assert experts([evaluated(table3()), evaluated(standard()), evaluated(autoattack())]) is None
-
-
-# ---- the overview
-
-
-def test_the_overview_takes_each_number_from_where_it_was_measured():
-    runs = [evaluated(table3(n=1000)), evaluated(full()), evaluated(autoattack()), evaluated(table3(n=1000, **PLAIN))]
-    (one,) = overviews(runs)
-    mix, at = one.lines
-    assert [(entry.by.name, entry.score.n) for entry in mix.entries] == [
-        ("table3", 1000),
-        ("table3", 1000),
-        ("autoattack", 50),
-        ("full", 200),
-    ]
-    assert [entry.score.accuracy for entry in mix.entries] == [0.8, 0.5, 0.36, 0.38]
-    assert [entry is None for entry in at.entries] == [False, False, True, True]
-    assert (mix.alarms, at.alarms) == ("none; 12 of 12 asked", "none; 4 of 8 asked")
-    assert any("different images" in remark for remark in one.remarks)
-
-
-def test_every_format_has_the_overview_with_intervals_and_n():
-    runs = [evaluated(table3(n=1000)), evaluated(full()), evaluated(table3(n=1000, **PLAIN))]
-    number = "38.00 (31.56 to 44.89), n = 200"
-    assert f"| {number} | none; 12 of 12 asked |" in report.markdown(runs)
-    assert f"& {number} & none; 12 of 12 asked" in report.latex(runs)
-    mix, at = reader.DictReader(io.StringIO(report.overview_csv(runs)))
-    assert [mix[key] for key in ("full", "full_low", "full_high", "full_n", "full_by")] == [
-        "38.00",
-        "31.56",
-        "44.89",
-        "200",
-        "full",
-    ]
-    assert (at["full"], at["autoattack_n"]) == ("", "")
-    overview, paper, other = report.terminal(runs)
-    assert overview[0] == ["cifar10, Linf 8/255", "SA", "PGD-100x3", "AutoAttack", "full, worst case", "Alarms"]
-    assert overview[1][1:5] == ["80.00\nn = 1,000", "50.00\nn = 1,000", NOT_RUN, "38.00\nn = 200"]
-    assert [len(paper), len(other)] == [3, 2]
-    html = text(report.page(runs, report.FIGURES))
-    assert "38.00 31.56 to 44.89 n = 200" in html
-    assert NOT_RUN in html
-
-
-def test_no_table_of_the_terminal_has_a_row_of_blanks():
-    for table in report.terminal([evaluated(table3()), evaluated(standard()), evaluated(moe()), evaluated(autoattack())]):
-        for line in table:
-            assert len(line) == len(table[0])
-            assert sum(cell == "–" for cell in line) <= 3  # three of standard's four threats
-    ((header, line),) = report.terminal([evaluated(standard())])
-    threats = ["Worst case Linf 2/255", "Worst case Linf 4/255", "Worst case Linf 8/255", "Worst case L2 0.5"]
-    assert header == ["Run", "Evaluation", "n", "SA", *threats, "Alarms"]
-    assert line[3:] == ["80.00", "70.00", "60.00", "44.00", "50.00", "none of 3"]
-
-
-def test_other_settings_than_the_protocols_own_are_marked():
-    short = row("pgd-20x3", 0.45, steps=20, restarts=3)
-    weak = full().model_copy(update={"attacks": (short,)})
-    (one,) = overviews([evaluated(weak, "full-steps10")])
-    assert [entry.changed if entry else None for entry in one.lines[0].entries] == [
-        "",
-        "pgd-20x3 by full-steps10",
-        None,
-        "full-steps10",
-    ]
-    assert "38.00\\* (31.56 to 44.89)" in report.markdown([evaluated(weak, "full-steps10")])
-    assert "other settings than the protocol's own: pgd-20x3 by full-steps10, full-steps10." in one.remarks[0]
-    assert evaluated(full(), "full-eps0.1").tag == ""  # a threat is no weakening
-    assert evaluated(full(), "full-norml2-eps1e-05-steps10").tag == "steps10"
-
-
-def test_the_second_radius_of_the_paper_has_no_overview_of_its_own():
-    other = table3().model_copy(update={"worst_case": (worst(0.6, [row("pgd-50", 0.6)], eps=0.02),)})
-    assert [one.threat for one in overviews([evaluated(table3()), evaluated(other, "table3-eps0.02")])] == [THREAT]
-    assert [one.threat for one in overviews([evaluated(other, "table3-eps0.02")])] == [("linf", 0.02)]
-
-
-# ---- the headline
-
-
-def test_the_headline_is_the_lowest_worst_case_and_says_whose():
-    runs = [evaluated(one) for one in (table3(), moe(), full(), standard())]
-    (found,) = verdicts(runs, THREAT)
-    assert (found.by.name, found.case.accuracy) == ("full", 0.38)
-    assert {one.name for one in found.among} == {"table3", "moe", "full", "standard"}
-    assert "by full; none lower by table3, moe and standard" in text(summary(runs))
-
-
-def test_images_are_never_mixed():
-    runs = [evaluated(table3(n=1000)), evaluated(full(accuracy=0.2)), evaluated(autoattack())]
-    assert [(one.by.name, one.by.result.dataset.n) for one in verdicts(runs, THREAT)] == [
-        ("table3", 1000),
-        ("full", 200),
-        ("autoattack", 50),
-    ]
-    said = text(summary(runs))
-    assert said.index("n = 1,000 images") < said.index("n = 200 images") < said.index("n = 50 images")
-    assert "Different images" in said
-
-
-def test_radii_of_the_standardised_space_are_no_headline():
-    odd = [row("pgd-100x3", 0.1, space="normalized", steps=100, restarts=3)]
-    lower = evaluated(result("table3", odd, [worst(0.1, odd)]), "table3-spacenormalized")
-    runs = [evaluated(table3()), lower]
-    assert headline(runs) == THREAT
-    assert [one.by.name for one in verdicts(runs, THREAT)] == ["table3"]
-    assert "Also, at Linf 8/255 in standardised space: 10.00 %" in text(summary(runs))
-    assert [entry.by.name for entry in overviews(runs)[0].lines[0].entries[:2]] == ["table3", "table3"]
-
-
-def test_radii_that_serve_the_alarms_are_no_worst_cases_to_quote():
-    said = text(report.page([evaluated(full())], {"Results": report.FIGURES["Results"]}))
-    assert "16/255" not in said
-    assert "2/255" in text(report.page([evaluated(standard())], {"Results": report.FIGURES["Results"]}))
 
 
 # ---- curves, models from elsewhere, the whole page

@@ -1,0 +1,100 @@
+"""The README's tables of results, from run folders that `dwf train` and `dwf evaluate` wrote: what methods cost and what they keep.
+
+--write puts them into README.md between its marks. Numbers of other n are of other images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from everything import table
+from harness import arguments, between
+
+from dwf.core.result import AttackEntry
+from dwf.report.reading import Evaluated, read
+
+HOME = Path(__file__).parent.parent
+RESULTS, README = HOME / "results" / "cifar10-mini", HOME / "README.md"
+ORDER = ("plain", "fgsm-at", "pgd-at", "fast", "free", "trades", "advmoe", "soe", "rt-er", "jtdmoe", "immunity", "dwf")
+"""Folders of one seed each, in the order of the tables."""
+HEADLINE = 8 / 255
+PROTOCOLS = ("table3", "full", "autoattack")
+HEAD = (
+    "run",
+    "M parameters",
+    "forward passes",
+    "MFLOP a prediction",
+    "TFLOP to train",
+    "SA",
+    "`table3`",
+    "`full`",
+    "AutoAttack",
+    "alarms",
+)
+ROWS = {"FGSM .01": "fgsm-0.01", ".03": "fgsm-0.03", ".05": "fgsm-0.05", ".07": "fgsm-0.07", ".09": "fgsm-0.09",
+        "PGD-10": "pgd-10", "PGD-50": "pgd-50", "MS (100 x 3)": "pgd-100x3", "adaptive (A)": "pgd-100-eot1"}  # fmt: skip
+
+
+def runs(results: Path) -> dict[str, list[Evaluated]]:
+    """Name -> evaluations of one run, or of one under other settings of its model."""
+    found: dict[str, list[Evaluated]] = {}
+    for folder in (results / name for name in ORDER if (results / name / "eval").is_dir()):
+        for one in read(folder):
+            found.setdefault(one.run.replace("-cifar10-mini", ""), []).append(one)
+    return found
+
+
+def whole(found: dict[str, list[Evaluated]], costs: dict[str, dict[str, float]]) -> str:
+    """One line a run: what it costs, and its accuracy at the headline threat by each protocol that asked."""
+    lines = []
+    for name, members in found.items():
+        cost = costs[members[0].folder.name]
+        passes = str(members[0].result.model.forward_passes)
+        spent = [f"{cost['parameters'] / 1e6:.2f}", passes, f"{cost['mflop_a_prediction']:,.0f}", f"{cost['tflop']:,.0f}"]
+        most = max(members, key=lambda one: one.result.clean.n).result.clean
+        cases = [_case([one for one in members if one.name.partition("@")[0] == protocol]) for protocol in PROTOCOLS]
+        flags = dict.fromkeys(flag.code for one in members for flag in one.result.flags)
+        lines.append([name, *spent, f"{100 * most.accuracy:.1f}", *cases, ", ".join(f"`{code}`" for code in flags) or "none"])
+    return table([*HEAD], lines)
+
+
+def _case(found: Sequence[Evaluated]) -> str:
+    if not found:
+        return "-"
+    (one,) = found
+    worst = next(case for case in one.result.worst_case if case.norm == "linf" and abs(case.eps - HEADLINE) < 1e-6)
+    low, high = worst.ci95
+    return f"{100 * worst.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {one.result.dataset.n}"
+
+
+def papers(found: dict[str, list[Evaluated]]) -> str:
+    """The rows of the paper's table."""
+    lines = []
+    for name, members in found.items():
+        for one in (one for one in members if one.name.partition("@")[0] == "table3"):
+            rows: dict[str, AttackEntry] = {entry.name: entry for entry in one.result.attacks}
+            shares = [one.result.clean.accuracy, *(rows[row].accuracy for row in ROWS.values())]
+            lines.append([name, *(f"{100 * share:.1f}" for share in shares)])
+    return table(["run", "SA", *ROWS], lines)
+
+
+def tables(results: Path = RESULTS) -> str:
+    """Both; costs from budget.json beside the runs (`benchmarks/budget.py`)."""
+    found, costs = runs(results), json.loads((results / "budget.json").read_text())["runs"]
+    return f"{whole(found, costs)}\nThe paper's rows, PGD at 8/255 in steps of 2/255, 1000 images:\n\n{papers(found)}"
+
+
+def main() -> None:
+    """Print, or write."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    if parser.parse_args().write:
+        between(README, tables())
+    else:
+        print(tables())
+
+
+if __name__ == "__main__":
+    main()
