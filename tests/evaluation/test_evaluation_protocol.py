@@ -58,7 +58,7 @@ def test_the_file_has_the_schema_to_the_letter(mixture: Mixture, digits: Images,
     }
     assert set(data["dataset"]) == {"name", "split", "n", "indices", "sha256"}
     assert set(data["routing"]) == {"clean", "fgsm", "pgd"}
-    assert set(data["routing"]["clean"]) == {"weights", "entropy", "load"}
+    assert set(data["routing"]["clean"]) == {"weights", "entropy", "load", "variation"}
     assert set(data["per_class"][0]) == {"class", "clean", "worst_case"}
     assert set(data["environment"]) == {"dwf", "torch", "device", "threads", "precision", "compiled", "seed", "started", "seconds"}
     assert (data["worst_case"][0]["norm"], data["worst_case"][0]["eps"]) == ("linf", 0.1)

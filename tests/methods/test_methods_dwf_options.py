@@ -63,7 +63,7 @@ def test_every_option_costs_what_it_states(name: str) -> None:
     stated = method.cost()
     for phase in method.phases(build(method)):
         counted = passes(phase)
-        assert (counted["forwards"], counted["backwards"]) == stated[phase.name.rstrip("-0123456789")], phase.name
+        assert (counted["forwards"], counted["backwards"]) == stated[phase.kind], phase.name
 
 
 def test_trades_experts_stand_last_and_learn_by_themselves() -> None:

@@ -25,7 +25,7 @@ def passes(run: Run) -> tuple[float, float]:
     totals = [0.0, 0.0]
     for phase in run.method.phases(model):
         nets = len(phase.subject.bank) if isinstance(phase.subject, Mixture) else 1
-        for way, each in enumerate(run.method.cost()[phase.name.rstrip("-0123456789")]):
+        for way, each in enumerate(run.method.cost()[phase.kind]):
             totals[way] += nets * each * phase.rounds / phase.parts
     return totals[0], totals[1]
 
