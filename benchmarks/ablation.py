@@ -11,41 +11,42 @@ from pathlib import Path
 
 from cells import Cell, aligned, cells
 from everything import table
-from harness import arguments, between
+from harness import between, writer
 
 from dwf.evaluation.statistics import wilson
-from dwf.report.paired import paired
+from dwf.report.paired import Paired, holm, paired
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ablation.md"
-WORTH = ("gate_collapse", "no_specialisation", "dead_weight")
 
 
 def rows(found: list[Cell]) -> str:
     """Two tables: what each cell keeps, and what its gate does."""
-    kept = [[cell.name, *_kept(cell, found[0])] for cell in found]
+    first, *others = found
+    tests = [paired(*aligned(first, cell)) for cell in others]
+    said = [_difference(test, p) for test, p in zip(tests, holm([test.p for test in tests]), strict=True)]
+    kept = [[cell.name, *_kept(cell), *more] for cell, more in zip(found, [["", ""], *said], strict=True)]
     gates = [[cell.name, *_gate(cell)] for cell in found]
     return "\n".join((
-        table(["cell", "M parameters", "TFLOP to train", "SA", "worst case", f"against `{found[0].name}`", "p"], kept),
+        table(["cell", "M parameters", "TFLOP to train", "SA", "worst case", f"against `{first.name}`", "Holm p"], kept),
         table(["cell", "effective experts", "largest mean weight", "to the mean weights", "clean to PGD", "alarms"], gates),
     ))  # fmt: skip
 
 
-def _kept(cell: Cell, first: Cell) -> list[str]:
-    ours, theirs = aligned(cell, first)
-    clean, (low, high) = next(iter(cell.evaluated.values())).result.clean, wilson(int(ours.sum()), len(ours))
-    worst = f"{100 * ours.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    start = [f"{cell.cost['parameters'] / 1e6:.2f}", f"{cell.cost['tflop']:,.0f}", f"{100 * clean.accuracy:.1f}", worst]
-    if cell is first:
-        return [*start, "", ""]
-    test = paired(theirs, ours)
-    return [*start, f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]", f"{test.p:.2g}"]
+def _kept(cell: Cell) -> list[str]:
+    low, high = wilson(int(cell.right.sum()), len(cell.right))
+    worst = f"{100 * cell.right.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return [f"{cell.cost['parameters'] / 1e6:.2f}", f"{cell.cost['tflop']:,.0f}", f"{100 * cell.clean.mean():.1f}", worst]
+
+
+def _difference(test: Paired, p: float) -> list[str]:
+    return [f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]", f"{p:.2g}"]
 
 
 def _gate(cell: Cell) -> list[str]:
     """Effective experts by the mean weights on clean images; how far the mean weights of clean and of PGD images lie apart."""
-    routing = next((one.result.routing for one in cell.evaluated.values() if one.result.routing), None)
-    flags = {flag.code for one in cell.evaluated.values() for flag in one.result.flags}
-    alarms = ", ".join(f"`{code}`" for code in WORTH if code in flags) or "none"
+    routing = next((one.result.routing for one in cell.evaluated if one.result.routing), None)
+    flags = dict.fromkeys(flag.code for one in cell.evaluated for flag in one.result.flags)
+    alarms = ", ".join(f"`{code}`" for code in flags) or "none"
     if routing is None:
         return ["", "", "", "", alarms]
     clean, attacked = routing["clean"], routing["pgd"]
@@ -57,9 +58,8 @@ def _gate(cell: Cell) -> list[str]:
 
 def main() -> None:
     """Print, or write."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = writer(__doc__.splitlines()[0], DOCUMENT)
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
-    parser.add_argument("--write", action="store_true", help="into docs/ablation.md")
     chosen = parser.parse_args()
     text = rows(cells(chosen.sweep))
     print(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import arguments, publish
+from harness import publish, reader
 
 from dwf.core import journal
 from dwf.core.record import read_record
@@ -38,7 +38,7 @@ def budget(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """One line a run."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = reader(__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     chosen = parser.parse_args()
     found = {folder.name: {key: round(value, 2) for key, value in budget(folder).items()} for folder in chosen.runs}

@@ -1,59 +1,93 @@
-"""The cells of a finished sweep, read for a page of the documentation: what each cost, and what evaluation says of it."""
+"""Run folders read for a page of the documentation: what each cost, and what evaluation says of it."""
 
 from __future__ import annotations
 
 import json
-from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from budget import budget
 
-from dwf.report.matching import judge
+from dwf.core.errors import Refused
+from dwf.evaluation.protocol import file_name
+from dwf.report.matching import Judged, judge
 from dwf.report.paired import Bits
 from dwf.report.reading import Evaluated, read
+from dwf.verbs.evaluate import read_protocol
 
 
 class Cell(NamedTuple):
-    """One run of a sweep."""
+    """One run."""
 
     name: str
     cost: dict[str, float]
     """As `budget` counts it."""
-    evaluated: dict[str, Evaluated]
-    """Protocol -> its evaluation."""
+    judged: dict[str, Judged]
+    """Name of an evaluation -> the evaluation with its bits, all of one threat and on the same images."""
+
+    @property
+    def evaluated(self) -> list[Evaluated]:
+        """The same without bits."""
+        return [one.one for one in self.judged.values()]
 
     @property
     def experts(self) -> int:
         """Passes of one net that a prediction takes."""
-        return next(iter(self.evaluated.values())).result.model.forward_passes
+        return self.evaluated[0].result.model.forward_passes
 
-    def right(self) -> dict[int, bool]:
-        """Image -> whether it stays right under every attack at the headline threat, over all protocols that saw it."""
-        found = []
-        for one in self.evaluated.values():
-            judged = judge(one)
-            row = next(row for row in judged.bits if row.kind == "worst_case")
-            found.append(dict(zip(judged.index.tolist(), judged.bits[row].tolist(), strict=True)))
-        shared = reduce(lambda a, b: a & b, (set(one) for one in found))
-        return {index: all(one[index] for one in found) for index in sorted(shared)}
+    @property
+    def clean(self) -> Bits:
+        """Image -> whether it is right as it is."""
+        return self._row("clean")
+
+    @property
+    def right(self) -> Bits:
+        """Image -> whether it stays right under every attack at the headline threat, over all evaluations."""
+        return self._row("worst_case")
+
+    def _row(self, kind: str) -> Bits:
+        found = [next(bits for row, bits in one.bits.items() if row.kind == kind) for one in self.judged.values()]
+        every: Bits = np.logical_and.reduce(found)
+        return every
 
 
 def aligned(a: Cell, b: Cell) -> tuple[Bits, Bits]:
-    """What stays right of the images that both were attacked on."""
-    ours, theirs = a.right(), b.right()
-    if ours.keys() != theirs.keys():
-        raise SystemExit(f"{a.name} and {b.name} were judged on different images; evaluate both with the same --samples")
-    return np.array([*ours.values()]), np.array([*theirs.values()])
+    """What stays right of each image in both; ends with a sentence where they were not judged alike."""
+    for name in a.judged.keys() | b.judged.keys():
+        if name not in a.judged or name not in b.judged:
+            raise SystemExit(f"{a.name} and {b.name} cannot be compared: only one of them has '{name}'; evaluate the other too")
+        if _alike(a.judged[name]) != _alike(b.judged[name]):
+            raise SystemExit(f"{a.name} and {b.name} were judged on other images or settings by {name}; evaluate both alike")
+    return a.right, b.right
 
 
-def cell(folder: Path) -> Cell:
-    """One run folder."""
-    return Cell(folder.name, budget(folder), {one.protocol: one for one in read(folder)})
+def cell(folder: Path, names: list[str] | None = None) -> Cell:
+    """One run folder, by the evaluations `names`, or by all; ends with a sentence where one is missing or of another threat."""
+    try:
+        found = {one.name: judge(one) for one in read(folder) if names is None or one.name in names}
+    except Refused as refusal:
+        raise SystemExit(str(refusal)) from None
+    if missing := [name for name in names or () if name not in found]:
+        raise SystemExit(f"{folder} has no evaluation '{missing[0]}'; finish the sweep first, with --resume")
+    heads = {(one.one.headline.norm, round(one.one.headline.eps, 6)) for one in found.values() if one.one.headline}
+    sizes = {one.index.tobytes() for one in found.values()}
+    if len(heads) != 1 or len(sizes) != 1:
+        raise SystemExit(f"{folder} has evaluations of several threats or images ({', '.join(found)}); name some with --protocol")
+    return Cell(folder.name, budget(folder), found)
 
 
 def cells(sweep: Path) -> list[Cell]:
-    """In the order of the sweep's file; cells without an evaluation are left out."""
-    names = json.loads((sweep / "sweep.json").read_text())["cells"]
-    return [cell(sweep / name) for name in names if any((sweep / name / "eval").glob("*.json"))]
+    """Of a finished sweep, in the order of its file, each judged by all of its protocols."""
+    record = sweep / "sweep.json"
+    if not record.exists():
+        raise SystemExit(f"{sweep} is no folder of a sweep: it has no sweep.json")
+    content = json.loads(record.read_text())
+    wanted = [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in content["protocols"]]
+    return [cell(sweep / name, wanted) for name in content["cells"]]
+
+
+def _alike(one: Judged) -> tuple[object, ...]:
+    """What must be the same; the rows need not, since mixtures of other sizes have others."""
+    result = one.one.result
+    return result.protocol, result.dataset.sha256, result.dataset.split, one.index.tolist()

@@ -2,18 +2,17 @@
 
 From the folder of a finished `dwf sweep sweeps/cost-cifar10-mini.toml`.
 
-A cell is on the front if no other is cheaper and at least as robust. Every choice among cells is made here, on images that the
-runs held out.
+A cell is on the front if no other is cheaper and at least as robust, by the estimates: where intervals are wide, a neighbour of the
+front may be as good. Every choice among cells is made here, on images that the runs held out.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from cells import Cell, cells
+from cells import Cell, aligned, cells
 from everything import table
-from harness import arguments, between
+from harness import between, writer
 from matplotlib.figure import Figure
 
 from dwf.evaluation.statistics import wilson
@@ -24,8 +23,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
 
 def robust(cell: Cell) -> tuple[float, tuple[float, float]]:
     """Worst case at the headline threat with its 95 % interval, fractions."""
-    bits = np.array([*cell.right().values()])
-    return float(bits.mean()), wilson(int(bits.sum()), len(bits))
+    return float(cell.right.mean()), wilson(int(cell.right.sum()), len(cell.right))
 
 
 def front(points: list[tuple[float, float]]) -> list[bool]:
@@ -40,10 +38,12 @@ def tabulated(found: list[Cell]) -> str:
     best = front([(cell.cost["tflop"], robust(cell)[0]) for cell in found])
     lines = []
     for cell, leads in sorted(zip(found, best, strict=True), key=lambda pair: pair[0].cost["tflop"]):
-        clean, (worst, (low, high)) = next(iter(cell.evaluated.values())).result.clean, robust(cell)
+        worst, (low, high) = robust(cell)
         share = f"{100 * worst:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         asked = f"{cell.cost['mflop_a_prediction']:,.0f}"
-        lines.append([cell.name, f"{cell.cost['tflop']:,.0f}", asked, f"{100 * clean.accuracy:.1f}", share, "yes" if leads else ""])
+        lines.append(
+            [cell.name, f"{cell.cost['tflop']:,.0f}", asked, f"{100 * cell.clean.mean():.1f}", share, "yes" if leads else ""]
+        )
     return table(["cell", "TFLOP to train", "MFLOP a prediction", "SA", "worst case", "on the front"], lines)
 
 
@@ -71,11 +71,12 @@ def drawn(found: list[Cell], file: Path) -> None:
 
 def main() -> None:
     """Print, or write."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = writer(__doc__.splitlines()[0], DOCUMENT)
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
-    parser.add_argument("--write", action="store_true", help="into docs/cost.md, and docs/cost.png beside it")
     chosen = parser.parse_args()
     found = cells(chosen.sweep)
+    for other in found[1:]:
+        aligned(found[0], other)
     print(tabulated(found))
     if chosen.write:
         between(DOCUMENT, tabulated(found))

@@ -19,9 +19,22 @@ import torch
 
 def arguments(about: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=about)
+    parser = reader(about)
     parser.add_argument("--quick", action="store_true", help="under a minute: fewer repeats, smaller nets")
+    return parser
+
+
+def reader(about: str) -> argparse.ArgumentParser:
+    """A parser for what times nothing and publishes figures."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return parser
+
+
+def writer(about: str, document: Path) -> argparse.ArgumentParser:
+    """A parser for what makes tables of a document."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--write", action="store_true", help=f"into {document.name}, between its marks")
     return parser
 
 
@@ -80,6 +93,8 @@ def publish(name: str, figures: dict[str, Any], file: Path | None) -> None:
 
 def between(document: Path, text: str) -> None:
     """Put `text` between the marks `<!-- tables -->` and `<!-- end of tables -->` of a document."""
+    if not document.exists():
+        raise SystemExit(f"{document} does not exist; write it first, with lines '<!-- tables -->' and '<!-- end of tables -->'")
     before, mark, rest = document.read_text().partition("<!-- tables -->\n")
     _, end, after = rest.partition("<!-- end of tables -->\n")
     if not (mark and end):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from cells import Cell, aligned, cell
-from harness import arguments, publish
+from harness import publish, reader
 from numpy.typing import NDArray
 from scipy.stats import t
 
@@ -22,13 +22,17 @@ RESAMPLES = 10_000
 
 def duel(ours: Sequence[Cell], theirs: Sequence[Cell]) -> dict[str, Any]:
     """Ours minus theirs, in points; seeds are paired in the order in which they are named."""
+    if len(ours) != len(theirs):
+        raise SystemExit(f"{len(ours)} runs against {len(theirs)}; name as many seeds of the one recipe as of the other")
+    for other in ours[1:]:
+        aligned(ours[0], other)
     bits = [aligned(a, b) for a, b in zip(ours, theirs, strict=True)]
     each = np.stack([a.astype(float) - b for a, b in bits])
     return {
         "points_by_seed": [round(100 * float(d), 2) for d in each.mean(1)],
         "points": 100 * float(each.mean()),
         "interval_by_images": [100 * bound for bound in by_images(each)],
-        "interval_by_seeds": [100 * bound for bound in by_seeds(each.mean(1).tolist())],
+        "interval_by_seeds": (found := by_seeds(each.mean(1).tolist())) and [100 * bound for bound in found],
     }
 
 
@@ -40,32 +44,32 @@ def by_images(each: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def by_seeds(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of their mean."""
+def by_seeds(differences: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of their mean; None of a single one, which says nothing of others."""
     if len(differences) < 2:
-        return float("-inf"), float("inf")
+        return None
     reach = float(t.ppf(0.975, len(differences) - 1)) * stdev(differences) / len(differences) ** 0.5
     return fmean(differences) - reach, fmean(differences) + reach
 
 
 def described(found: Sequence[Cell]) -> dict[str, Any]:
     """What a recipe costs and keeps, over its seeds."""
-    worst = [100 * float(np.mean([*one.right().values()])) for one in found]
-    clean = [100 * next(iter(one.evaluated.values())).result.clean.accuracy for one in found]
-    spread = stdev(worst) if len(worst) > 1 else 0.0
+    worst, clean = ([100 * float(bits.mean()) for bits in each] for each in ([c.right for c in found], [c.clean for c in found]))
+    spread = stdev(worst) if len(worst) > 1 else None
     return {"tflop": fmean(one.cost["tflop"] for one in found), "sa": fmean(clean), "worst_case": fmean(worst), "deviation": spread}
 
 
 def main() -> None:
     """Compare and publish."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = reader(__doc__.splitlines()[0])
     parser.add_argument("--ours", nargs="+", type=Path, required=True, metavar="RUN")
     for name in ("against", "equal"):
         parser.add_argument(f"--{name}", nargs="+", type=Path, default=[], required=name == "against", metavar="RUN")
+    parser.add_argument("--protocol", nargs="*", help="names of evaluations, such as table3; all that the runs have if not given")
     chosen = parser.parse_args()
-    recipes = {name: [cell(run) for run in getattr(chosen, name)] for name in ("ours", "against", "equal")}
+    recipes = {name: [cell(run, chosen.protocol) for run in getattr(chosen, name)] for name in ("ours", "against", "equal")}
     recipes = {name: found for name, found in recipes.items() if found}
-    figures: dict[str, Any] = {"n": len(recipes["ours"][0].right())}
+    figures: dict[str, Any] = {"n": len(recipes["ours"][0].right)}
     figures["recipes"] = {name: described(found) for name, found in recipes.items()}
     figures["times_cheaper"] = figures["recipes"]["against"]["tflop"] / figures["recipes"]["ours"]["tflop"]
     for name in recipes:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from everything import table
-from harness import arguments, between
+from harness import between, writer
 
 from dwf.core.result import AttackEntry
 from dwf.report.reading import Evaluated, read
@@ -40,7 +40,7 @@ ROWS = {"FGSM .01": "fgsm-0.01", ".03": "fgsm-0.03", ".05": "fgsm-0.05", ".07": 
 def runs(results: Path) -> dict[str, list[Evaluated]]:
     """Name -> evaluations of one run, or of one under other settings of its model."""
     found: dict[str, list[Evaluated]] = {}
-    for folder in (results / name for name in ORDER if (results / name / "eval").is_dir()):
+    for folder in (results / name for name in ORDER if any((results / name / "eval").glob("*.json"))):
         for one in read(folder):
             found.setdefault(one.run.replace("-cifar10-mini", ""), []).append(one)
     return found
@@ -49,6 +49,8 @@ def runs(results: Path) -> dict[str, list[Evaluated]]:
 def whole(found: dict[str, list[Evaluated]], costs: dict[str, dict[str, float]]) -> str:
     """One line a run: what it costs, and its accuracy at the headline threat by each protocol that asked."""
     lines = []
+    if missing := {members[0].folder.name for members in found.values()} - costs.keys():
+        raise SystemExit(f"budget.json has no run '{min(missing)}'; count again: python benchmarks/budget.py RUN ... --json FILE")
     for name, members in found.items():
         cost = costs[members[0].folder.name]
         passes = str(members[0].result.model.forward_passes)
@@ -56,7 +58,16 @@ def whole(found: dict[str, list[Evaluated]], costs: dict[str, dict[str, float]])
         most = max(members, key=lambda one: one.result.clean.n).result.clean
         cases = [_case([one for one in members if one.name.partition("@")[0] == protocol]) for protocol in PROTOCOLS]
         flags = dict.fromkeys(flag.code for one in members for flag in one.result.flags)
-        lines.append([name, *spent, f"{100 * most.accuracy:.1f}", *cases, ", ".join(f"`{code}`" for code in flags) or "none"])
+        asked = any(one.protocol == "full" for one in members)
+        lines.append(
+            [
+                name,
+                *spent,
+                f"{100 * most.accuracy:.1f}",
+                *cases,
+                ", ".join(f"`{code}`" for code in flags) or ("none" if asked else "none of `table3`'s"),
+            ]
+        )
     return table([*HEAD], lines)
 
 
@@ -88,8 +99,7 @@ def tables(results: Path = RESULTS) -> str:
 
 def main() -> None:
     """Print, or write."""
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser = writer(__doc__.splitlines()[0], README)
     if parser.parse_args().write:
         between(README, tables())
     else:

@@ -16,7 +16,7 @@ from math import log2
 from pathlib import Path
 
 from everything import LATEST, table
-from harness import arguments, between
+from harness import between, writer
 from steps import spec
 
 from dwf.core.types import Spec
@@ -178,8 +178,7 @@ def tables() -> str:
 
 def main() -> None:
     """Print, or write."""
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    parser = writer(__doc__.splitlines()[0], DOCUMENT)
     if parser.parse_args().write:
         between(DOCUMENT, tables())
     else:

@@ -48,7 +48,7 @@ def sweep(
         swept = verbs.sweep(asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, tell=tell)
     if swept.pages:
         show_table([one for run in swept.finished for one in reports.read(run)])
-    else:
+    elif swept.validated:
         _choose(swept.validated)
     for name, error in swept.failed.items():
         console.print(f"Failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)

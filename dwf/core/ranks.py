@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dwf.core.errors import Refused
@@ -44,18 +45,19 @@ def pick_device(name: str) -> torch.device:
 def together(device: torch.device) -> Iterator[None]:
     """The process group of a torchrun launch (gloo on the CPU, nccl on CUDA); nothing without torchrun.
 
-    What one rank refuses all refuse: the others would wait for it, and end in a message about a lost connection.
+    What one rank refuses the others refuse too, where they notice that it is gone (gloo does), in place of a lost connection.
     """
     if launched() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, own, count = next(rendezvous("env://"))
     # A rank may wait long for one that does a resumed evaluation's last batches by itself.
     limit, backend = timedelta(days=1), "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=limit)
+    shared, own, count = next(rendezvous("env://", timeout=limit))
+    store = PrefixStore(f"dwf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)  # torchrun's outlives a restart
     try:
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=limit)
         yield
     except Refused as refusal:
         store.set(_REFUSAL, str(refusal))
@@ -65,7 +67,8 @@ def together(device: torch.device) -> Iterator[None]:
             raise Refused(store.get(_REFUSAL).decode()) from None
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def launched() -> int:
@@ -78,7 +81,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-_REFUSAL = "dwf/refusal"
+_REFUSAL = "refusal"
 """Where the first rank that refuses something leaves its sentence for the others."""
 _apart = ContextVar("_apart", default=False)
 

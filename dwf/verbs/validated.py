@@ -31,7 +31,7 @@ class Validated(NamedTuple):
 
 
 def validated(folders: Sequence[Path]) -> list[Validated]:
-    """One line a cell, as the journals have it; accuracies in [0, 1]. A journal without a round is left out."""
+    """One line a cell, as the journals have it; accuracies in [0, 1]. A journal that is damaged or does not tell is left out."""
     return [line for folder in folders if (line := _line(folder)) is not None]
 
 
@@ -44,14 +44,23 @@ def write_validated(folders: Sequence[Path], to: Path) -> list[Validated]:
 
 
 def _line(folder: Path) -> Validated | None:
-    rounds = [record for record in journal.read(RunFolder(folder).journal) if record["event"] == "round"]
-    if not rounds:
+    try:
+        rounds = [record for record in journal.read(RunFolder(folder).journal) if record.get("event") == "round"]
+    except (OSError, ValueError):  # a sweep of many hours does not end for the sake of a table
         return None
     last = [record for record in rounds if record["phase"] == rounds[-1]["phase"]]
-    kept: Record = next((record for record in reversed(last) if "best" in record), last[-1])
+    if (kept := _kept(last, read_record(folder)["settings"]["train"]["select"])) is None:
+        return None
     scores, seconds = kept["validation"], sum(record["seconds"] for record in rounds)
     found = (scores["sa"], scores["fgsm"], scores["ra"], scores["n"], kept["round"] + 1, kept["rounds"], round(seconds, 3))
     return Validated(folder.name, *found)
+
+
+def _kept(rounds: Sequence[Record], select: str) -> Record | None:
+    """The round whose weights stayed; None where a phase chose and the journal, of an older version, does not say what."""
+    if select == "last":
+        return rounds[-1] if rounds else None
+    return next((record for record in reversed(rounds) if "best" in record), None)
 
 
 def _circumstances(record: dict[str, Any]) -> dict[str, Any]:

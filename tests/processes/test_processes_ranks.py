@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SHORT = ["--set", "method.experts.epochs=1", "--set", "method.joint.epochs=1"]
-STEP = str(Path(__file__).with_name("one_step.py"))
+STEP, REFUSING = (str(Path(__file__).with_name(name)) for name in ("one_step.py", "refusing.py"))
 
 
 def test_two_ranks_train_one_run(tmp_path: Path) -> None:
@@ -31,15 +31,21 @@ def test_two_ranks_train_one_run(tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
 
 
-def test_what_rank_0_refuses_all_refuse_in_a_sentence(tmp_path: Path) -> None:
-    """It alone looks at the folder; the other waits for it."""
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_one_rank_refuses_the_other_refuses_too(who: int, tmp_path: Path) -> None:
+    done([who, tmp_path], launcher=(*TORCHRUN, REFUSING))
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == [f"rank {who} says no"] * 2
+
+
+def test_a_refusal_under_torchrun_has_one_traceback_torchruns_own(tmp_path: Path) -> None:
+    """Rank 0 alone looks at the folder; the other waits for it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     process = start(["train", preset(tmp_path), "--device", "cpu", "--out", tmp_path / "run"], launcher=(*TORCHRUN, "-m", "dwf"))
     code, _, errors = finish(process)
     assert code != 0
     assert f"dwf: {tmp_path / 'run'}" in errors, errors
-    assert errors.count("Traceback (most") == 1, "torchrun's own"
+    assert errors.count("Traceback (most") == 1, errors
 
 
 @pytest.mark.slow

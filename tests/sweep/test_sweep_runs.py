@@ -58,14 +58,22 @@ def test_what_cells_scored_is_the_last_round_of_their_last_phase(swept: tuple[Pa
         assert line["environment"] == read_record(out / line["cell"])["environment"]
 
 
-def test_what_was_kept_is_the_best_round_where_a_phase_chooses(tmp_path: Path) -> None:
-    """Rounds 1 and 3 are each the best so far, of six."""
+def test_what_was_kept_is_the_best_round_where_a_phase_chooses(swept: tuple[Path, Swept, Told], tmp_path: Path) -> None:
+    """Rounds 1 and 3 are each the best so far, of six; a journal that does not say, is damaged or missing, tells nothing."""
+    out = shutil.copytree(swept[0] / "dwf", tmp_path / "dwf")
     lines = [{"event": "round", "phase": "p", "round": i, "rounds": 6, "validation": {"sa": 0.0, "fgsm": 0.0, "ra": ra, "n": 1},
               "seconds": 1.0, **({"best": True} if best else {})}
              for i, (ra, best) in enumerate([(0.1, True), (0.0, False), (0.3, True), (0.2, False)])]  # fmt: skip
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (found,) = validated([tmp_path])
-    assert (found.ra, found.round, found.rounds, found.seconds) == (0.3, 3, 6, 4.0)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (out / "train.jsonl").write_text(text)
+    assert [(line.ra, line.round) for line in validated([out])] == [(0.2, 4)]
+    (out / "run.json").write_text((out / "run.json").read_text().replace('"select": "last"', '"select": "best_ra"'))
+    assert [(line.ra, line.round, line.rounds, line.seconds) for line in validated([out])] == [(0.3, 3, 6, 4.0)]
+    for damaged in (text.replace(', "best": true', ""), text + "{\n"):
+        (out / "train.jsonl").write_text(damaged)
+        assert validated([out]) == []
+    (out / "train.jsonl").unlink()
+    assert validated([out]) == []
 
 
 def test_no_expert_is_trained_twice(swept: tuple[Path, Swept, Told]) -> None:
