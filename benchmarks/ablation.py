@@ -6,14 +6,12 @@ puts the table into the document, between its marks.
 
 from __future__ import annotations
 
-from math import exp, log
 from pathlib import Path
 
 from cells import Cell, aligned, cells
 from everything import table
-from harness import between, writer
+from harness import between, with_interval, writer
 
-from dwf.evaluation.statistics import wilson
 from dwf.report.paired import Paired, holm, paired
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ablation.md"
@@ -33,8 +31,7 @@ def rows(found: list[Cell]) -> str:
 
 
 def _kept(cell: Cell) -> list[str]:
-    low, high = wilson(int(cell.right.sum()), len(cell.right))
-    worst = f"{100 * cell.right.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    worst = with_interval(*cell.robust)
     return [f"{cell.cost['parameters'] / 1e6:.2f}", f"{cell.cost['tflop']:,.0f}", f"{100 * cell.clean.mean():.1f}", worst]
 
 
@@ -50,10 +47,9 @@ def _gate(cell: Cell) -> list[str]:
     if routing is None:
         return ["", "", "", "", alarms]
     clean, attacked = routing["clean"], routing["pgd"]
-    effective = exp(-sum(weight * log(weight) for weight in clean.weights if weight > 0))
     apart = 0.5 * sum(abs(a - b) for a, b in zip(clean.weights, attacked.weights, strict=True))
     variation = "" if clean.variation is None else f"{clean.variation:.3f}"
-    return [f"{effective:.1f} of {len(clean.weights)}", f"{max(clean.weights):.2f}", variation, f"{apart:.3f}", alarms]
+    return [f"{clean.effective:.1f} of {len(clean.weights)}", f"{max(clean.weights):.2f}", variation, f"{apart:.3f}", alarms]
 
 
 def main() -> None:

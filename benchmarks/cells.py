@@ -11,6 +11,7 @@ from budget import budget
 
 from dwf.core.errors import Refused
 from dwf.evaluation.protocol import file_name
+from dwf.evaluation.statistics import wilson
 from dwf.report.matching import Judged, judge
 from dwf.report.paired import Bits
 from dwf.report.reading import Evaluated, read
@@ -45,6 +46,11 @@ class Cell(NamedTuple):
     def right(self) -> Bits:
         """Image -> whether it stays right under every attack at the headline threat, over all evaluations."""
         return self._row("worst_case")
+
+    @property
+    def robust(self) -> tuple[float, tuple[float, float]]:
+        """Share that stays right, with its 95 % interval."""
+        return float(self.right.mean()), wilson(int(self.right.sum()), len(self.right))
 
     def _row(self, kind: str) -> Bits:
         found = [next(bits for row, bits in one.bits.items() if row.kind == kind) for one in self.judged.values()]

@@ -12,18 +12,11 @@ from pathlib import Path
 
 from cells import Cell, aligned, cells
 from everything import table
-from harness import between, writer
+from harness import between, with_interval, writer
 from matplotlib.figure import Figure
-
-from dwf.evaluation.statistics import wilson
 
 LOOKS = {"mixtures": ("#0072b2", "o"), "single nets": ("#d55e00", "s")}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
-
-
-def robust(cell: Cell) -> tuple[float, tuple[float, float]]:
-    """Worst case at the headline threat with its 95 % interval, fractions."""
-    return float(cell.right.mean()), wilson(int(cell.right.sum()), len(cell.right))
 
 
 def front(points: list[tuple[float, float]]) -> list[bool]:
@@ -35,11 +28,10 @@ def front(points: list[tuple[float, float]]) -> list[bool]:
 
 def tabulated(found: list[Cell]) -> str:
     """Cheapest first."""
-    best = front([(cell.cost["tflop"], robust(cell)[0]) for cell in found])
+    best = front([(cell.cost["tflop"], cell.robust[0]) for cell in found])
     lines = []
     for cell, leads in sorted(zip(found, best, strict=True), key=lambda pair: pair[0].cost["tflop"]):
-        worst, (low, high) = robust(cell)
-        share = f"{100 * worst:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        share = with_interval(*cell.robust)
         asked = f"{cell.cost['mflop_a_prediction']:,.0f}"
         lines.append(
             [cell.name, f"{cell.cost['tflop']:,.0f}", asked, f"{100 * cell.clean.mean():.1f}", share, "yes" if leads else ""]
@@ -51,13 +43,13 @@ def drawn(found: list[Cell], file: Path) -> None:
     """Cost from left to right on a logarithmic scale; single nets and mixtures apart; the front as a line."""
     chart = Figure(figsize=(8, 4.6), layout="constrained")
     axes = chart.subplots()
-    best = front([(cell.cost["tflop"], robust(cell)[0]) for cell in found])
-    steps = sorted((cell.cost["tflop"], 100 * robust(cell)[0]) for cell, leads in zip(found, best, strict=True) if leads)
+    best = front([(cell.cost["tflop"], cell.robust[0]) for cell in found])
+    steps = sorted((cell.cost["tflop"], 100 * cell.robust[0]) for cell, leads in zip(found, best, strict=True) if leads)
     axes.plot(*zip(*steps, strict=True), color="black", linewidth=1, linestyle=":", label="front")
     for name, (color, marker) in LOOKS.items():
         label = name
         for cell in (cell for cell in found if (cell.experts == 1) is (name == "single nets")):
-            worst, (low, high) = robust(cell)
+            worst, (low, high) = cell.robust
             reach = [[100 * (worst - low)], [100 * (high - worst)]]
             axes.errorbar(cell.cost["tflop"], 100 * worst, reach, color=color, fmt=marker, label=label, linewidth=0.8)
             axes.annotate(cell.name, (cell.cost["tflop"], 100 * worst), xytext=(5, 4), textcoords="offset points", fontsize=8)

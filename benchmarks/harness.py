@@ -91,6 +91,11 @@ def publish(name: str, figures: dict[str, Any], file: Path | None) -> None:
         file.write_text(text + "\n")
 
 
+def with_interval(share: float, bounds: tuple[float, float]) -> str:
+    """Fractions as percent: `34.6 [31.7, 37.6]`."""
+    return f"{100 * share:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
 def between(document: Path, text: str) -> None:
     """Put `text` between the marks `<!-- tables -->` and `<!-- end of tables -->` of a document."""
     if not document.exists():

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from everything import table
-from harness import between, writer
+from harness import between, with_interval, writer
 
 from dwf.core.result import AttackEntry
+from dwf.report.headline import ball, case_at
 from dwf.report.reading import Evaluated, read
 
 HOME = Path(__file__).parent.parent
 RESULTS, README = HOME / "results" / "cifar10-mini", HOME / "README.md"
 ORDER = ("plain", "fgsm-at", "pgd-at", "fast", "free", "trades", "advmoe", "soe", "rt-er", "jtdmoe", "immunity", "dwf")
 """Folders of one seed each, in the order of the tables."""
-HEADLINE = 8 / 255
+HEADLINE = ball("linf", 8 / 255)
 PROTOCOLS = ("table3", "full", "autoattack")
 HEAD = (
     "run",
@@ -75,9 +76,9 @@ def _case(found: Sequence[Evaluated]) -> str:
     if not found:
         return "-"
     (one,) = found
-    worst = next(case for case in one.result.worst_case if case.norm == "linf" and abs(case.eps - HEADLINE) < 1e-6)
-    low, high = worst.ci95
-    return f"{100 * worst.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}] of {one.result.dataset.n}"
+    worst = case_at(one, HEADLINE)
+    assert worst is not None, "the three protocols attack at 8/255 unless told otherwise"
+    return f"{with_interval(worst.accuracy, worst.ci95)} of {one.result.dataset.n}"
 
 
 def papers(found: dict[str, list[Evaluated]]) -> str:

@@ -7,6 +7,7 @@ boolean array (N,) per row, and `index`) and `<name>.images.npz` (a few images w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp, log
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +122,11 @@ class RoutingEntry(Settings):
     """Share of images on which each expert has the largest weight."""
     variation: float | None = None
     """Mean over images of the total variation between the weights and their mean; None in older files."""
+
+    @property
+    def effective(self) -> float:
+        """How many experts count: the exponential of the mean weights' entropy."""
+        return exp(-sum(weight * log(weight) for weight in self.weights if weight > 0))
 
 
 class CertifiedEntry(Settings):

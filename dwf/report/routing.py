@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log
 
 from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
@@ -68,5 +67,5 @@ def _data(title: str, shown: Mapping[str, RoutingEntry], names: Sequence[str]) -
 
 def _heaviest(entry: RoutingEntry, names: Sequence[str]) -> str:
     top = max(range(len(names)), key=lambda i: entry.weights[i])
-    effective = exp(-sum(weight * log(weight) for weight in entry.weights if weight > 0))
-    return f"{names[top]} weighs most ({percent(entry.weights[top])} %) and {effective:.1f} of {len(names)} experts are effective"
+    used = f"{entry.effective:.1f} of {len(names)} experts are effective"
+    return f"{names[top]} weighs most ({percent(entry.weights[top])} %) and {used}"
