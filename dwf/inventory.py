@@ -95,7 +95,7 @@ def _passes(method: str) -> str:
     """What a method costs with its default settings, phase by phase."""
     costs = METHODS[method]().cost()
     each = ", ".join(f"{phase} {passes.forwards:g} + {passes.backwards:g}" for phase, passes in costs.items())
-    return f"Forward + backward passes an image and epoch: {each}."
+    return f"Forward + backward passes of all that a phase trains, an image and epoch: {each}."
 
 
 def _backbones(about: dict[str, str]) -> dict[str, str]:

@@ -35,7 +35,11 @@ GUIDANCE = 6.0
 
 
 class Advmoe(Settings):
-    """Passes of one path an image: 2 (K + 1) to attack twice with K steps, 2 to train the paths; the router's are extra."""
+    """A hard router picks one path of convolutions for each image; router and paths learn in turn, by TRADES.
+
+    Passes of one path an image: 2 (K + 1) to attack twice with K steps, 2 to train the paths. The router's own, not counted
+    among them: 2 (K + 1) + 4 forwards, 2 K + 2 backwards.
+    """
 
     kind: Literal["advmoe"] = "advmoe"
     backbone: ResNet = ResNet(depth=18, width=32)

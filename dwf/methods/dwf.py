@@ -44,7 +44,10 @@ _ALWAYS = ("kind", "backbone", "experts", "pretrain")
 
 
 class Dwf(Settings):
-    """Nine ResNet-18 in the paper: one benign, four FGSM-trained, four PGD-trained."""
+    """Experts trained apart on clean, FGSM and PGD images, then together with a soft gate; nine ResNet-18 in the paper.
+
+    Passes of the joint phase are those of all experts.
+    """
 
     kind: Literal["dwf"] = "dwf"
     backbone: Backbone = ResNet()

@@ -41,7 +41,10 @@ LISTED = factorial(4)
 
 
 class Immunity(Settings):
-    """With K experts and S attack steps, passes of one expert: K (S + 2) forwards and K (S + 4) backwards an image."""
+    """A gate whose weights are switched at random, over experts that are taught to look at different things.
+
+    With S attack steps, passes of all K experts: S + 2 forwards and S + 4 backwards an image.
+    """
 
     kind: Literal["immunity"] = "immunity"
     backbone: Backbone = ResNet()

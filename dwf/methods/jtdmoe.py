@@ -32,7 +32,10 @@ from dwf.training.plan import Batches, Group, Learner, Passes, Phase, Update
 
 
 class Jtdmoe(Settings):
-    """Passes of all 2 E experts together; with PGD-K, joint training is K + 2.5 forwards and K + 2 backwards an image."""
+    """A standard and a robust mixture of E experts each, trained together; alpha weighs the two at inference.
+
+    With PGD-K, joint training is K + 2.5 forwards and K + 2 backwards an image, of all 2 E experts.
+    """
 
     INFERENCE: ClassVar[tuple[str, ...]] = ("alpha", "mixing", "robust.selection")
     """Settings that may change after training."""

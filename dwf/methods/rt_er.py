@@ -33,7 +33,10 @@ LARGEST = 10.0
 
 
 class RtEr(Settings):
-    """With E experts and PGD-K, passes of the whole mixture: K + 1, and (K + 2) / E for the second-best experts."""
+    """Experts behind a learnt router: the mixture learns PGD images, and each image's second-best expert to agree with the best.
+
+    With E experts and PGD-K, passes of the whole mixture: K + 1, and (K + 2) / E for the second-best experts.
+    """
 
     INFERENCE: ClassVar[tuple[str, ...]] = ("selection",)
     """Settings that may change after training."""

@@ -28,7 +28,10 @@ from dwf.training.plan import Batches, Draw, Passes, Phase, Update
 
 
 class Soe(Settings):
-    """With E sub-models and PGD-K, passes of one sub-model: E (K + 2) an image together, E (K + 1 + E) one by one."""
+    """Sub-models that say how sure they are; the surest one answers alone.
+
+    With E sub-models and PGD-K, passes of the whole system: K + 2 an image together, K + 1 + E one by one.
+    """
 
     kind: Literal["soe"] = "soe"
     backbone: Backbone = ResNet()

@@ -59,7 +59,7 @@ def test_list_for_people_shows_one_shelf(dwf: Dwf) -> None:
     assert code == 0
     assert all(name in out for name in METHODS)
     assert "table3" not in out
-    assert " ".join(out.split()).count("Forward + backward passes an image and epoch: ") == len(METHODS)
+    assert " ".join(out.split()).count("Forward + backward passes of all that a phase trains, an image and epoch: ") == len(METHODS)
     assert "train 13 + 12." in " ".join(out.split()), "TRADES with ten steps"
 
 

@@ -18,15 +18,19 @@ from dwf.training.plan import Phase
 IMAGES = 10
 
 
-def passes(phase: Phase, batches: int = 1) -> dict[str, float]:
-    """Passes of a batch through each net (its copies for attacks included), per clean image and net: of ADVMoE, the paths."""
+def passes(phase: Phase, batches: int = 1, of: type[nn.Module] | None = None) -> dict[str, float]:
+    """Passes of a batch through each net (its copies for attacks included), per clean image and net: of ADVMoE, the paths.
+
+    `of`: count these modules.
+    """
     subject, counts = ready(phase), Counter[str]()
-    nets = [module for module in subject.modules() if isinstance(module, Paths)]
+    nets = [module for module in subject.modules() if isinstance(module, of or Paths)]
     nets = nets or [module for module in subject.modules() if isinstance(module, ConvNet)]
     for net in nets:
         net.head.register_forward_hook(_counting(counts))  # every way through a net ends there; a copy of it copies the hook
     for update in phase.round(subject, Repeated(batch(IMAGES), batches)):
-        update.loss.backward()
+        moved = [p for group in phase.learners[update.learner].groups for p in group.parameters if p.requires_grad]
+        update.loss.backward(inputs=[*moved, *update.also])
     for net in nets:
         net.head._forward_hooks.clear()
         net.requires_grad_(True)
@@ -123,6 +127,12 @@ def test_paths_are_attacked_twice_and_learn_once_or_twice(steps: int, router_los
         "forwards in training mode": updates,
         "backwards": 2 * steps + updates,
     }
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_router_of_paths_is_asked_whenever_they_are_and_learns_once(steps: int) -> None:
+    counted = passes(phase("advmoe", "train", steps=steps), of=ConvNet)
+    assert counted == {"forwards": 2 * (steps + 1) + 4, "forwards in training mode": 4, "backwards": 2 * steps + 2}
 
 
 @pytest.mark.parametrize("steps", [1, 3])

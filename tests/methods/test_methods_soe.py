@@ -216,12 +216,34 @@ def test_clean_and_adversarial_images_count_alike(adversary: str) -> None:
     assert 1 / 3 <= update.log["largest_share"].item() <= 1
 
 
-def test_one_update_reaches_every_sub_model() -> None:
-    phase = only()
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_one_update_reaches_every_sub_model_and_its_confidence(weight: float) -> None:
+    phase = only(confidence=weight)
     subject = ready(phase)
+    assert isinstance(subject, Synergy)
     (update,) = phase.round(subject, Repeated(batch(), 1))
-    gradients = torch.autograd.grad(update.loss, list(subject.parameters()))
+    gradients = torch.autograd.grad(update.loss, list(subject.parameters()), retain_graph=True)
     assert all(gradient.abs().max() > 0 for gradient in gradients)
+    heads = torch.autograd.grad(update.loss, [net.head.weight for net in subject.bank])
+    for gradient in heads:
+        assert (gradient[:-1].abs().amax(1) > 0).all()
+        assert (gradient[-1].abs().max() > 0) == (weight > 0), "the last row is the confidence's, which has a loss of its own"
+
+
+def test_every_epoch_comes_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The released code trains on the images as they lie in the file."""
+    seen: list[list[int]] = []
+    update = Soe._attacked
+
+    def spy(self: Soe, victim: AttackCopy, batch: Any) -> list[Tensor]:
+        seen.append(batch.y.tolist())
+        return update(self, victim, batch)
+
+    monkeypatch.setattr(Soe, "_attacked", spy)
+    train(run(tiny("soe")), tmp_path, device="cpu")
+    size = len(seen) // 3
+    assert size > 1
+    assert len({str(seen[n : n + size]) for n in range(0, 3 * size, size)}) == 3
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

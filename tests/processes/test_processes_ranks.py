@@ -10,9 +10,11 @@ import torch
 from dwf_processes import done, finish, leftovers, preset, records, start, untimed, whole
 from safetensors.torch import load_file
 
+from dwf.methods import METHODS
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SHORT = ["--set", "method.experts.epochs=1", "--set", "method.joint.epochs=1"]
-STEP, REFUSING = (str(Path(__file__).with_name(name)) for name in ("one_step.py", "refusing.py"))
+STEP, REFUSING, EVERY = (str(Path(__file__).with_name(name)) for name in ("one_step.py", "refusing.py", "every_method.py"))
 
 
 def test_two_ranks_train_one_run(tmp_path: Path) -> None:
@@ -71,6 +73,20 @@ def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
     assert {two[f"{kind}.scores.n"].item() for kind in ("plain", "dwf")} == {16}
     for kind in ("plain", "dwf"):
         assert two[f"{kind}.apart"] < 1e-15, "both ranks keep the same average"
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
+
+
+def test_every_method_learns_on_two_ranks_what_it_learns_on_one(tmp_path: Path) -> None:
+    """Two updates, attacks and choices of experts with them: each image's noise is its own, wherever it is attacked."""
+    done([tmp_path / "one.safetensors"], launcher=[EVERY])
+    done([tmp_path / "two.safetensors"], launcher=(*TORCHRUN, EVERY))
+    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
+    assert one.keys() == two.keys()
+    assert {name.split("/")[0] for name in one} == set(METHODS)
+    for phase in {tuple(name.split("/")[:2]) for name in one}:
+        assert max(tensor.double().abs().max() for name, tensor in one.items() if tuple(name.split("/")[:2]) == phase) > 1e-4, phase
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
 
