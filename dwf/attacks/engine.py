@@ -148,8 +148,7 @@ def frozen(model: Classifier) -> Iterator[None]:
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
         for buffer, value in buffers:
-            if not torch.equal(buffer, value):  # a needless copy would spoil a graph that the caller has yet to differentiate
-                buffer.copy_(value)
+            buffer.data.copy_(value)  # past autograd: the same values spoil no graph that the caller has yet to differentiate
 
 
 def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) -> None:
@@ -158,16 +157,25 @@ def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) 
         raise Refused(f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255")
     if threat.scale is not None and len(threat.scale) != x.shape[1]:
         raise Refused(f"the threat scales {len(threat.scale)} channels and the images have {x.shape[1]}; give one factor a channel")
-    low, high = (x.amin().item(), x.amax().item()) if x.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):  # NaN fails both comparisons
+    named = [("labels", y)] + ([] if target is None else [("targets", target)])
+    for name, labels in named:
+        if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
+            raise Refused(
+                f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64; "
+                "give the number of one class for each image"
+            )
+    if not x.numel():
+        return
+    low, high = x.aminmax()
+    least = torch.stack([labels.amin() for _, labels in named])
+    if (low >= 0) & (high <= 1) & (least >= 0).all():  # one wait for the device; NaN fails both comparisons
+        return
+    if not (low >= 0 and high <= 1):
         raise Refused(
             f"images reach from {low:.3g} to {high:.3g}, an attack needs [0, 1]; put mean and standard deviation inside the model"
         )
-    for name, labels in (("labels", y), ("targets", target)):
-        if labels is not None and (labels.shape != x.shape[:1] or labels.dtype != torch.int64):
-            raise Refused(f"{name} are {tuple(labels.shape)} {labels.dtype}, an attack on {len(x)} images needs ({len(x)},) int64")
-        if labels is not None and labels.numel() and labels.amin() < 0:
-            raise Refused(f"{name} go down to {int(labels.amin())}, classes are counted from 0")
+    name = named[int(least.argmin())][0]
+    raise Refused(f"{name} go down to {int(least.min())}, but classes are counted from 0; shift or filter them")
 
 
 def _stretch(scale: tuple[float, ...], x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from rich.table import Table
 from dwf.cli.shared import Device, Memory, Sets, app, console, given
 
 if TYPE_CHECKING:
-    from dwf.verbs.plan import Plan
+    from dwf.verbs.plan import PhaseCost, Plan
 
 
 @app.command(epilog="Example: dwf plan dwf-cifar10-mini --data path/to/parquet/folder --set method.joint.epochs=2")
@@ -47,10 +47,8 @@ def _phases(found: Plan) -> None:
     table.add_column("phase")
     for name in ("rounds", "images", "forward\npasses", "backward\npasses", "operations", "memory\nof a step", "time"):
         table.add_column(name, justify="right")
-    for kind, group in groupby(found.phases, key=lambda phase: (phase.kind, phase.flops)):
-        phases = list(group)
+    for name, phases in _alike(found):
         first, times = phases[0], len(phases)
-        name = f"{kind[0]} x {times}" if times > 1 else first.name
         table.add_row(
             name,
             f"{times * first.rounds:,}",
@@ -72,21 +70,27 @@ def _phases(found: Plan) -> None:
         console.print(said, highlight=False)
 
 
+def _alike(found: Plan) -> list[tuple[str, list[PhaseCost]]]:
+    """Phases in a row that cost the same, under one name: `pgd x 4`."""
+    groups = [(kind, list(group)) for (kind, _), group in groupby(found.phases, key=lambda phase: (phase.kind, phase.flops))]
+    return [(f"{kind} x {len(phases)}" if len(phases) > 1 else phases[0].name, phases) for kind, phases in groups]
+
+
 def _devices(found: Plan, paper: float) -> None:
     from dwf.report.wording import duration
-    from dwf.verbs.plan import PAPER, PAPER_HOURS, PEAK, SHARE
+    from dwf.verbs.plan import PAPER, PAPER_HOURS, RATES, SHARE
 
-    names = list(PEAK)
-    title = f"GPU-hours at an assumed {SHARE:.0%} of the peak: not measured"
+    title = f"Time on one device: here from the calibration; of GPUs at an assumed {SHARE:.0%} of the peak, not measured"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("recipe", "operations", "here", *names):
-        table.add_column(name, justify="left" if name == "recipe" else "right")
-    rate = found.flops / max(found.seconds, 1e-9)
-    rows = ((found.run, found.flops), (f"the paper's ({PAPER})", paper))
-    for name, flops in rows:
-        table.add_row(name, _operations(flops), duration(flops / rate), *(f"{flops / (PEAK[d] * SHARE) / 3600:.3g}" for d in names))
+    for name in ("phase", "operations", "here", *RATES):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    pace = found.flops / max(found.seconds, 1e-9)
+    rows = [(name, sum(phase.flops for phase in alike), sum(phase.seconds for phase in alike)) for name, alike in _alike(found)]
+    rows += [("all", found.flops, found.seconds), (f"the paper's recipe ({PAPER})", paper, paper / pace)]
+    for name, flops, seconds in rows:
+        table.add_row(name, _operations(flops), duration(seconds), *(duration(flops / rate) for rate in RATES.values()))
     console.print("", table, "", sep="\n")
-    console.print(f"The paper states about {PAPER_HOURS} hours of H100 for its recipe. 'here' assumes this run's rate for both.")
+    console.print(f"The paper states about {PAPER_HOURS} hours of H100 for its recipe. 'here' assumes this run's pace for it.")
 
 
 def _operations(flops: float) -> str:

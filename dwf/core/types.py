@@ -110,7 +110,9 @@ class Threat(Settings):
         if self.norm == "linf":
             fraction(self.eps)
         elif self.scale is not None:
-            raise ValueError("'scale' stretches the radius of single channels, which only norm 'linf' has")
+            raise ValueError(
+                f"'scale' stretches the radius of channels, which norm '{self.norm}' has not; leave it out or set 'norm' to 'linf'"
+            )
         return self
 
 

@@ -108,7 +108,10 @@ class Victim:
         allowed = project(adversarial, x, threat)
         logits = self.original(allowed)
         if not (allowed.isfinite().all() and logits.isfinite().all()):
-            raise Refused("the model returned NaN or infinite logits under attack; nothing about its robustness can be said")
+            raise Refused(
+                "the model returned NaN or infinite logits under attack, and nothing can be said about its robustness; look in it "
+                "for sqrt, log or / at 0"
+            )
         return logits.argmax(1) == y
 
     def bill(self, row: str) -> None:

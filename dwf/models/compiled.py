@@ -36,16 +36,18 @@ def pays(wish: Compile, work: Callable[[], float], enough: float, device: torch.
     return wish == "always" or (wish == "auto" and work() >= enough and can_compile(device.type))
 
 
-def compile_nets(model: nn.Module) -> None:
-    """Compile each of our nets inside `model`, at its first call, for batches of all sizes at once.
+def compile_nets(model: nn.Module) -> int:
+    """Compile each of our nets inside `model`, at its first call, for batches of all sizes at once; returns how many there are.
 
     One size at a time is hardly faster, and methods that send each expert its own images would compile without end. Names of
     parameters stay as they are; a copy of the model starts uncompiled. The first call of a kind takes some ten seconds, or two
     where the machine has met it before.
     """
     torch._dynamo.config.recompile_limit = KINDS
-    for net in _nets(model):
+    nets = _nets(model)
+    for net in nets:
         net.compile(dynamic=True)
+    return len(nets)
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -207,4 +207,7 @@ def install(module: nn.Module, weights: dict[str, Tensor], where: Path | str) ->
         module.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise Refused(f"the weights in {where} do not fit the model of its settings: {first}") from None
+        raise Refused(
+            f"the weights in {where} do not fit the model of its settings: {first}; put back the run.json and the weights that "
+            "were written together, or train the run again"
+        ) from None

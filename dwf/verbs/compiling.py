@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from dwf.core.errors import Refused
 from dwf.core.types import Compile, Images
 from dwf.data import ordered
 from dwf.models.compiled import compile_nets, pays
@@ -22,13 +23,17 @@ processor some twenty seconds of one core, where a minute of compiling saves a t
 def compile_phases(wish: Compile, phases: Sequence[Phase], images: Images) -> None:
     """Compile what `phases` train if the user wishes it, or leaves the choice and `images` and rounds make it worth while.
 
-    Raises `Refused` where it cannot be done and the user insists.
+    Raises `Refused` where it cannot be done and the user insists: without a compiler, or for nets that are not ours.
     """
     device = images.pixels.device
     if pays(wish, partial(_work, phases, images), ENOUGH.get(device.type, math.inf), device):
         torch.compiler.reset()  # what an earlier run of this process left is not counted against this one's shapes
-        for phase in phases:
-            compile_nets(phase.subject)
+        compiled = sum(compile_nets(phase.subject) for phase in phases)
+        if wish == "always" and not compiled:
+            raise Refused(
+                "'train.compile' is 'always', but the nets of this run are none that dwf compiles ('resnet', 'wide-resnet'); "
+                "choose such a backbone or set it to 'auto'"
+            )
 
 
 def _work(phases: Sequence[Phase], images: Images) -> float:

@@ -175,7 +175,8 @@ def others(folders: Sequence[Path | str], images: Images, device: torch.device) 
         shape = (spec.channels, spec.height, spec.width)
         if shape != tuple(images.pixels.shape[1:]) or spec.classes != images.classes:
             raise Refused(
-                f"surrogate {folder} takes images {shape} of {len(spec.classes)} classes, which those of {images.name} are not"
+                f"surrogate {folder} takes {_said(shape, spec.classes, images.classes)}, and {images.name} has "
+                f"{_said(tuple(images.pixels.shape[1:]), images.classes, spec.classes)}; name a run on the same data"
             )
         found[loaded.run.name if loaded.run.name not in found else str(folder)] = loaded.model
     return found
@@ -214,6 +215,13 @@ def _images(loaded: Loaded, data: Data, split: str, trained_on: str) -> Images:
     shape, wanted = tuple(images.pixels.shape[1:]), (loaded.spec.channels, loaded.spec.height, loaded.spec.width)
     if shape != wanted or images.classes != loaded.spec.classes:
         raise Refused(
-            f"the {split} images are {shape} with {len(images.classes)} classes, the model needs {wanted} and its own classes"
+            f"the {split} split has {_said(shape, images.classes, loaded.spec.classes)}, and the model needs "
+            f"{_said(wanted, loaded.spec.classes, images.classes)}; give the data that it was trained on with --data"
         )
     return images
+
+
+def _said(shape: tuple[int, ...], classes: Sequence[str], others: Sequence[str]) -> str:
+    """`(1, 8, 8) of 10 classes`, with the first name that `others` has not in its place."""
+    first = next((f", '{name}' among them" for name, other in zip(classes, others, strict=False) if name != other), "")
+    return f"images {shape} of {len(classes)} classes{first}"

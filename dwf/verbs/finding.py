@@ -55,7 +55,7 @@ def install(module: nn.Module, weights: Path, name: str) -> None:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         text = "; ".join(line if len(line) < 300 else f"{line[:300]} ..." for line in lines[:2])
-        raise Refused(f"the weights {weights} do not fit {name}: {text or error}") from None
+        raise Refused(f"the weights {weights} do not fit {name}: {text or error}; give the weights of this very model") from None
 
 
 def name_of(text: str) -> str:

@@ -34,6 +34,11 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 """Dense bf16 operations a second, as the vendor's data sheets state them."""
 SHARE = 0.3
 """Of the peak: assumed, not measured. Nets for 32 x 32 pixels keep a large device less busy than that unless batches are large."""
+TWO_CORES = 0.6e12
+"""Operations a second of two server cores with bf16 matrix units: measured on a training step of ResNet-18 (docs/benchmarks.md,
+`share`). Nets of width 16 reach half of it."""
+RATES = {**{name: peak * SHARE for name, peak in PEAK.items()}, "2 CPU cores": TWO_CORES}
+"""Operations a second of devices that a plan tells hours for."""
 PAPER = "dwf-cifar10"
 """The preset of the paper's own recipe."""
 PAPER_HOURS = 240
@@ -85,10 +90,6 @@ class Plan:
     def seconds(self) -> float:
         """One phase after another on the device that was asked for."""
         return sum(phase.seconds for phase in self.phases)
-
-    def hours(self, device: str) -> float:
-        """On a device of `PEAK`, at `SHARE` of it."""
-        return self.flops / (PEAK[device] * SHARE) / 3600
 
 
 def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", budget: float = 3.0) -> Plan:

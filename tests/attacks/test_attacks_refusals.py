@@ -30,7 +30,7 @@ BAD_LABELS = {
     "one-hot": (F.one_hot(Y, CLASSES), r"are \(6, 5\) torch.int64, an attack on 6 images needs \(6,\) int64"),
     "floats": (Y.float(), r"are \(6,\) torch.float32, an attack on 6 images needs \(6,\) int64"),
     "int32": (Y.int(), r"are \(6,\) torch.int32, an attack on 6 images needs \(6,\) int64"),
-    "negative": (Y - 10, "go down to -10, classes are counted from 0"),
+    "negative": (Y - 10, "go down to -10, but classes are counted from 0; shift or filter them"),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from cli_words import SMALL, Dwf
 
 from dwf.report import write as write_report
+from dwf.report.wording import duration
 from dwf.run import read
 from dwf.training.checkpoint import load_weights
 from dwf.verbs import plan, train
@@ -37,8 +38,11 @@ def reported(folder: Path) -> str:
 def test_a_plan_is_shown_kept_and_held_against_the_run(dwf: Dwf, tmp_path: Path) -> None:
     said = dwf("plan", "pgd-at-digits", *words(QUICK), "--out", "runs/here")
     assert said.code == 0, said.err
-    assert "H100" in said.out
-    assert "train" in said.out
+    lines = said.out[said.out.index("H100") :].splitlines()
+    last = {line.split()[0]: " ".join(line.split()[-2:]) for line in lines if line.strip()}
+    kept = json.loads((tmp_path / "runs/here/plan.json").read_text())
+    assert "2 CPU cores" in lines[0]
+    assert last["train"] == last["all"] == duration(kept["phases"][0]["flops"] / 0.6e12)
     kept = json.loads((tmp_path / "runs/here/plan.json").read_text())
     (phase,) = kept["phases"]
     assert (phase["name"], phase["rounds"], phase["images"]) == ("train", 2, 2 * 128)

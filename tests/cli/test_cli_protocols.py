@@ -76,4 +76,7 @@ def test_a_surrogate_of_other_images_is_refused(dwf: Dwf, run_folder: Path, tmp_
     (tmp_path / "other" / "run.json").write_text(json.dumps(record))
     code, _, err = dwf("evaluate", run_folder, "--protocol", "transfer", "--samples", 20, "--surrogate", "other")
     assert code == 2
-    assert "surrogate other takes images (1, 8, 8) of 10 classes, which those of digits are not" in err
+    assert (
+        "surrogate other takes images (1, 8, 8) of 10 classes, 'ten' among them, and digits has images (1, 8, 8) of 10 classes, "
+        "'9' among them; name a run on the same data"
+    ) in err

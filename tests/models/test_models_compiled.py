@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from dwf.core.errors import Refused
 from dwf.core.types import Spec
-from dwf.models import AttackCopy, ExpertBank, Gate, Mixture, ResNet
+from dwf.data import Digits, specify
+from dwf.methods import Plain
+from dwf.models import AttackCopy, ExpertBank, Gate, Lipschitz, Mixture, ResNet
 from dwf.models.compiled import can_compile, compile_nets, is_compiled, pays
+from dwf.verbs.compiling import compile_phases
 
 SPEC = Spec(classes=tuple("abcd"), channels=1, height=8, width=8, mean=(0.5,), std=(0.25,))
 CPU = torch.device("cpu")
@@ -100,3 +103,13 @@ def test_a_wish_that_cannot_be_granted_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Refused, match="it needs a C"):
         pays("always", lambda: 0.0, 0.0, CPU)
     assert not pays("auto", lambda: 1.0, 0.0, CPU)
+
+
+@compiler
+def test_nets_that_are_not_compiled_are_refused_where_the_user_insists() -> None:
+    method = Plain(backbone=Lipschitz(width=2, stages=1))
+    images = Digits(size=8)("train")
+    phases = method.phases(method.model(specify(images)))
+    compile_phases("auto", phases, images)
+    with pytest.raises(Refused, match="but the nets of this run are none that dwf compiles"):
+        compile_phases("always", phases, images)
