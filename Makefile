@@ -39,7 +39,7 @@ docs: setup
 
 # Run after a change of pyproject.toml: new pins with hashes, for every platform.
 lock:
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra tensorboard --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra tensorboard --extra ray --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --output-file $(LOCK)
 
 clean:

@@ -36,8 +36,9 @@ PLAIN_NETS: dict[str, Backbone] = {
     "Inception-V3": Timm(name="inception_v3"),
     "Xception": Timm(name="legacy_xception"),
     "MobileNet-V2": Timm(name="mobilenetv2_100"),
+    "ViT-small": Timm(name="vit_small_patch16_224"),
 }
-"""The undefended nets of the paper's tables, by the names that they have there."""
+"""The undefended nets of the paper's tables, by the names that they have there, and RT-ER's expert for Tiny ImageNet."""
 PICTURE = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
 """Of what costs are stated for: one 3x32x32 image of ten classes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,23 @@ def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
         assert two[f"{kind}.apart"] < 1e-15, "both ranks keep the same average"
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_run(tmp_path: Path) -> None:
+    """As docs/scale.md says: torchrun on each of them, meeting at one; here both are this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "ours")
+    launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting, "-m", "dwf")
+    words = ["train", preset(tmp_path), "--device", "cpu", "--out", tmp_path / "run", *SHORT]
+    machines = [start(words, launcher=launcher) for _ in range(2)]
+    ends = [finish(machine) for machine in machines]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert sum(out.count("Trained:") for _, out, _ in ends) == 1, "rank 0 speaks alone"
+    assert json.loads((tmp_path / "run/run.json").read_text())["ranks"] == 2
+    whole(tmp_path / "run")
 
 
 def test_every_method_learns_on_two_ranks_what_it_learns_on_one(tmp_path: Path) -> None:
