@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/everything.py`) from `benchmarks/latest.json`, never by hand. By themselves stand
-`benchmarks/gpu.py` ([GPUs](gpu.md)) and `benchmarks/regimes.py`, which asks about the experts of one run.
+`benchmarks/gpu.py` and `epochs.py` ([GPUs](gpu.md)) and `benchmarks/regimes.py`, which asks about the experts of one run.
 """
 NOT_FIGURES = ("command", "minutes", "machine", "benchmark")
 LATEST, PAGE = HERE / "latest.json", HERE.parent / "docs" / "benchmarks.md"

@@ -1,8 +1,8 @@
-"""On an NVIDIA GPU: training, PGD and joint steps of ResNet-18 and of nine of them, and the hours of the whole recipe from them.
+"""On an NVIDIA GPU: training, PGD and joint steps of ResNet-18 and of nine, in images a second and as share of the matrix rate.
 
-Each step layer by layer, as generated code, as CUDA graphs and, for the mixture's PGD step, with the experts' weights stacked:
-images a second and the share of the matrix rate, which is measured in the same run. `--device cpu --quick` runs the same small on a
-processor. The hours are those of the steps alone: 200 epochs of nine experts, 30 joint epochs, 45,000 images, K from 10 to 50.
+Each step layer by layer, as generated code and as CUDA graphs; the mixture's PGD step also with the experts on streams of their own
+and with their weights stacked. The matrix rate is measured in the same run. `--device cpu --quick` runs the same small on a
+processor, without graphs and streams. What whole epochs take: epochs.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.cost import cost
 from dwf.models.resnet import ConvNet
 
-EXPERTS, FGSM, PGD = 9, 4, 4
-IMAGES, EXPERT_EPOCHS, JOINT_EPOCHS, STEPS = 45_000, 200, 30, 30
+EXPERTS, STEPS = 9, 30
 
 
 def graphs(model: nn.Module) -> None:
@@ -32,9 +31,35 @@ def graphs(model: nn.Module) -> None:
             net.compile(mode="reduce-overhead")
 
 
+def bank_of(model: nn.Module) -> ExpertBank:
+    """The one inside."""
+    (bank,) = (module for module in model.modules() if isinstance(module, ExpertBank))
+    return bank
+
+
+def streams(model: nn.Module) -> None:
+    """Each expert on a CUDA stream of its own, forwards and backwards, so that small kernels run side by side."""
+    bank = bank_of(model)
+    lanes = [torch.cuda.Stream() for _ in bank]
+
+    def forward(x: Tensor) -> Tensor:
+        main, opinions = torch.cuda.current_stream(), []
+        for lane, expert in zip(lanes, bank, strict=True):
+            lane.wait_stream(main)
+            with torch.cuda.stream(lane):
+                opinions.append(expert(x))
+            x.record_stream(lane)
+        for lane, opinion in zip(lanes, opinions, strict=True):
+            main.wait_stream(lane)
+            opinion.record_stream(main)
+        return torch.stack(opinions, dim=1).float()
+
+    bank.forward = forward
+
+
 def stacked(model: nn.Module) -> None:
     """All experts in one call: their weights are stacked, so that each layer is one grouped convolution."""
-    (bank,) = (module for module in model.modules() if isinstance(module, ExpertBank))
+    bank = bank_of(model)
     experts = list(bank)
     weights, buffers = stack_module_state(experts)
     base = experts[0]
@@ -93,25 +118,17 @@ def main() -> None:
         if way != "graphs":  # the attack's copy and the model would overwrite each other's graphs
             joint = EXPERTS * forward * (2 * (1 + k) + 3 * 3)
             enter(f"mixture, joint step, {way}", joint_step(method, x, y, hasten), joint)
+    if device.type == "cuda":
+        enter("mixture, PGD step, streams", attack_step(mixture, x, y, streams), 2 * EXPERTS * forward)
     enter("mixture, PGD step, stacked", attack_step(mixture, x, y, stacked), 2 * EXPERTS * forward)
     rate = matrix_rate(3 if chosen.quick else 20, device)
     seconds = {name: spread(each)["median"] for name, each in alternate(steps, 2 if chosen.quick else chosen.repeats, 3).items()}
-    best = {what: min(s for name, s in seconds.items() if name.startswith(what)) for what in
-            ("one net, PGD step", "one net, training step", "mixture, joint step")}  # fmt: skip
-    batches = IMAGES / batch
-    attacks = FGSM * 1 + PGD * k  # gradients of a batch in all experts' own training
-    experts = attacks * best["one net, PGD step"] + EXPERTS * best["one net, training step"]
     figures = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "settings": {"experts": EXPERTS, "backbone": backbone.model_dump(), "batch": batch, "pgd_steps": k},
         "matrix_rate": rate,
         "images_per_second": {name: batch / s for name, s in seconds.items()},
         "share_of_matrix_rate": {name: work[name] / s / rate for name, s in seconds.items()},
-        "seconds_of_a_joint_epoch": batches * best["mixture, joint step"],
-        "hours_of_the_recipe": {
-            "experts": EXPERT_EPOCHS * batches * experts / 3600,
-            "joint": JOINT_EPOCHS * batches * best["mixture, joint step"] / 3600,
-        },
     }
     publish("gpu", figures, chosen.json)
 

@@ -66,7 +66,9 @@ class Noise:
 
     def uniform(self, shape: torch.Size | tuple[int, ...], *, restart: int = 0, step: int = 0) -> Tensor:
         """(B, *shape) float32 in [0, 1), the same for a sample in any batch."""
-        key = _mix(self.index + _mix(torch.tensor(derive(self.seed, restart, step), device=self.index.device)))
+        # Filled there: a number that is copied there would make the host wait.
+        seed = torch.full((), derive(self.seed, restart, step), dtype=torch.int64, device=self.index.device)
+        key = _mix(self.index + _mix(seed))
         counter = torch.arange(math.prod(shape), device=self.index.device) * _GOLDEN
         bits = _mix(key[:, None] + counter)
         return (_shift(bits, 40)).float().mul_(2.0**-24).reshape(len(self.index), *shape)

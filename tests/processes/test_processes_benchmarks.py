@@ -17,7 +17,7 @@ ALONE = [words for words in everything.COMPARISONS.values() if "--data=DATA" not
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [*ALONE, ["gpu.py", "--device=cpu"]], ids=" ".join)
+@pytest.mark.parametrize("words", [*ALONE, ["gpu.py", "--device=cpu"], ["epochs.py", "--device=cpu"]], ids=" ".join)
 def test_a_benchmark_runs_small(words: list[str]) -> None:
     record = everything.run(words, None, quick=True)
     assert record["machine"]["threads"] >= 1
