@@ -34,6 +34,7 @@ COMPARISONS: dict[str, list[str]] = {
     "ranks": ["ranks.py"],
     "memory": ["memory.py"],
     "inference": ["inference.py"],
+    "decoding": ["decoding.py"],
     "attacks": ["attacks.py", "--run", MIXTURE, "--data=DATA"],
     "table3": ["table3.py", "--run", SINGLE, "--data=DATA"],
     "protocol_table3": ["protocol.py", SINGLE, MIXTURE, "--data=DATA", "--part=table3", "--samples=50"],

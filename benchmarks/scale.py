@@ -29,9 +29,8 @@ PEAK, SHARE = 989e12, 0.3
 """Dense bf16 operations a second of an H100 or H200 (data sheet), and the share of them that is assumed to be reached."""
 NODE, INSIDE, BETWEEN, LATENCY = 8, 450e9, 50e9, 10e-6
 """GPUs a machine; bytes a second and GPU over NVLink (data sheet) and over 400 Gb/s InfiniBand; seconds a message, assumed."""
-HOST, DECODED = 25e9, 3000
-"""Bytes a second from the host's memory to a GPU over PCIe, and JPEGs of 500 x 375 that a machine's cores decode for one GPU in a
-second; both assumed."""
+HOST, CORES = 25e9, 16
+"""Bytes a second from the host's memory to a GPU over PCIe, and cores that decode for one GPU; both assumed."""
 EXPERTS, STEPS = {"benign": 1, "fgsm": 4, "pgd": 4}, 30
 """Of the paper, and the mean of its PGD steps."""
 GPUS = (1, 8, 64, 512)
@@ -111,11 +110,17 @@ def growing(case: Case, *, fixed: bool) -> str:
     return table(["GPUs", "compute, ms", "averaging, ms", "efficiency", "hours of the joint phase", "steps an epoch"], rows)
 
 
+def decoded() -> str:
+    """JPEGs of 500 x 375 that a GPU's cores decode in a second, from what one core does (decoding.py)."""
+    found = json.loads(LATEST.read_text()).get("decoding") if LATEST.exists() else None
+    return f"{CORES * found['of_a_core']:,.0f}" if found else "not measured"
+
+
 def feeding(case: Case) -> str:
     """Images a second that one GPU asks for in each kind of phase, beside what a host can give."""
     asked = {f"{kind} expert": 1 / computing(case.apart(kind)) for kind in EXPERTS} | {"joint": 1 / computing(case.joint)}
     pixels = case.image.channels * case.image.height * case.image.width
-    rows = [[phase, f"{rate:,.0f}", f"{HOST / pixels:,.0f}", f"{DECODED:,}"] for phase, rate in asked.items()]
+    rows = [[phase, f"{rate:,.0f}", f"{HOST / pixels:,.0f}", decoded()] for phase, rate in asked.items()]
     return table(["phase", "images a second, one GPU", "from host memory", "decoded from JPEG"], rows)
 
 
