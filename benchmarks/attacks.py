@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from harness import alternate, arguments, publish, spread
+from harness import alternate, arguments, as_a_script_runs, as_dwf_runs, publish, spread
 from steps import CPU, matrix_rate, spec
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,7 +91,8 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, repeats: int, *, compiled: b
     def run(name: str, attack: Attack) -> None:
         made[name] = attack(x, y).detach()
 
-    seconds = alternate({name: lambda n=name, a=attack: run(n, a) for name, attack in attacks.items()}, repeats)
+    kinds = {name: as_a_script_runs if name in PEERS else as_dwf_runs for name in attacks}
+    seconds = alternate({name: kinds[name](lambda n=name, a=attack: run(n, a)) for name, attack in attacks.items()}, repeats)
     rate = {name: len(x) * STEPS / statistics.median(values) for name, values in seconds.items()}
     with torch.no_grad():
         robust = {name: float((model(images).argmax(1) == y).float().mean()) for name, images in made.items()}

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from dwf.core import heap
+
 
 def arguments(about: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
@@ -48,6 +50,26 @@ def alternate(contenders: Mapping[str, Callable[[], object]], repeats: int, warm
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def as_dwf_runs(step: Callable[[], object]) -> Callable[[], object]:
+    """The step with freed memory kept, as every dwf command keeps it."""
+
+    def run() -> object:
+        heap.keep()
+        return step()
+
+    return run
+
+
+def as_a_script_runs(step: Callable[[], object]) -> Callable[[], object]:
+    """The step as in a process that says nothing of its memory and has seen large blocks."""
+
+    def run() -> object:
+        heap.give_back(at_once=False)
+        return step()
+
+    return run
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from harness import alternate, arguments, peak_of_this_process, publish, spread
+from harness import alternate, arguments, as_a_script_runs, as_dwf_runs, peak_of_this_process, publish, spread
 from steps import EPS, FGSM_EPS, STEP, dwf, images, joint_step, spec
 from torch import Tensor, nn
 
@@ -48,8 +48,8 @@ def contenders(depth: int, width: int, batch: int) -> dict:
     optimizer = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     ours = {"dwf": None, "dwf, compiled": compile_nets} if can_compile("cpu") else {"dwf": None}
     return {
-        "plain reading": lambda: plain_step(plain, optimizer, contiguous, y),
-        **{name: joint_step(method, x, y, hasten) for name, hasten in ours.items()},
+        "plain reading": as_a_script_runs(lambda: plain_step(plain, optimizer, contiguous, y)),
+        **{name: as_dwf_runs(joint_step(method, x, y, hasten)) for name, hasten in ours.items()},
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from harness import alternate, arguments, publish, spread
 from steps import CPU, dwf, images, joint_step, spec
 
-from dwf.core import ranks
+from dwf.core import heap, ranks
 from dwf.models.compiled import can_compile, compile_nets
 
 SMALL, LARGE = 1, 8 * 2**20
@@ -29,6 +29,7 @@ RANKS = 2
 def measured(depth: int, width: int, experts: int, batch: int, repeats: int, *, compiled: bool) -> dict[str, float]:
     """Of this process, one of `ranks.world()`: seconds of a joint step on a global batch, and of averaging two messages."""
     torch.set_num_threads(1)
+    heap.keep()
     method = dwf(depth, width, experts, 3, batch)
     x, y = images(batch)
     learn = joint_step(method, ranks.share(x), ranks.share(y), compile_nets if compiled else None)

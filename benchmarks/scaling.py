@@ -13,6 +13,7 @@ import torch
 from harness import alternate, arguments, publish, spread
 from steps import Hasten, attack_step, dwf, images, joint_step, spec
 
+from dwf.core import heap
 from dwf.models import ResNet
 from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.cost import cost
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--eager", action="store_true", help="do not compile")
     chosen = parser.parse_args()
+    heap.keep()
     repeats, few = (2, 4) if chosen.quick else (chosen.repeats, 10**6)
     hasten = compile_nets if not chosen.eager and not chosen.quick and can_compile("cpu") else None
     sizes = SIZES[:2] if chosen.quick else SIZES

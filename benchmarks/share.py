@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from harness import alternate, arguments, publish, spread
 from steps import CPU, attack_step, images, matrix_rate, spec
 
+from dwf.core import heap
 from dwf.models import ResNet
 from dwf.models.compiled import can_compile, compile_nets
 from dwf.models.cost import cost
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     chosen = parser.parse_args()
+    heap.keep()
     depth, width, repeats = (10, 16, 2) if chosen.quick else (chosen.depth, chosen.width, chosen.repeats)
     backbone = ResNet(depth=depth, width=width)
     x, y = images(chosen.batch)

@@ -11,6 +11,17 @@ USUAL = 32 * 2**20
 """Up to this size the library keeps freed blocks for the next ones, once it has seen some."""
 SMALL = 2**20
 """Up to this size it does so even when memory is to be given back."""
+NEVER = 2**31 - 1
+"""Free memory, in bytes, that makes the library return some: more than the field can hold."""
+
+
+def keep() -> bool:
+    """Freed blocks stay with the process; False where nobody can be told.
+
+    A step frees what it computed, and the library would return much of it to the system, which hands it out again page by page,
+    each wiped first: a tenth of a training step. What a process holds is then the most that it has used.
+    """
+    return _told(USUAL, NEVER)
 
 
 def give_back(*, at_once: bool) -> bool:
@@ -18,11 +29,15 @@ def give_back(*, at_once: bool) -> bool:
 
     Kept blocks are faster, but those of one moment rarely fit the next, so that a process holds more than it uses.
     """
+    return _told(SMALL, 2 * SMALL, now=True) if at_once else _told(USUAL, 2 * USUAL)
+
+
+def _told(limit: int, free: int, *, now: bool = False) -> bool:
+    """Blocks above `limit` bytes leave when they are freed, and smaller ones once `free` bytes are."""
     try:
         library = ctypes.CDLL(None)
-        limit = SMALL if at_once else USUAL
-        told = [library.mallopt(_MMAP_THRESHOLD, limit), library.mallopt(_TRIM_THRESHOLD, 2 * limit)]
-        if at_once:
+        told = [library.mallopt(_MMAP_THRESHOLD, limit), library.mallopt(_TRIM_THRESHOLD, free)]
+        if now:
             library.malloc_trim(0)
     except (AttributeError, OSError):  # another C library
         return False

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dwf.attacks import ATTACKS, AnyAttack, Bim, EotPgd, Mim, Pgd
 from dwf.attacks.engine import project
-from dwf.core import ranks
+from dwf.core import heap, ranks
 from dwf.core.errors import Refused
 from dwf.core.files import written_folder
 from dwf.core.fingerprint import fingerprint
@@ -76,6 +76,7 @@ def attack(
         )
     settings, reading = _read(attack, eps, norm, overrides, pictures=images is not None)
     _vacant(place)
+    heap.keep()
     with ranks.together(where):
         if ranks.world() > 1:
             raise Refused(f"attack runs in one process and torchrun started {ranks.world()}; start it without torchrun")

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from dwf.core import ranks
+from dwf.core import heap, ranks
 from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry, Result, called
 from dwf.core.seeds import derive
@@ -123,6 +123,7 @@ def judge(
     `deviations`: by which the model divides each channel. `surrogates`: other models by name. The caller holds the lock of the run
     folder. Raises `Refused` for more samples than images and a result that is there already.
     """
+    heap.keep()
     total = len(images)
     if samples is not None:
         images = subset(images, samples, derive(seed, "samples"))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dwf.core import ranks
+from dwf.core import heap, ranks
 from dwf.core.errors import Refused
 from dwf.core.files import writable, write_json
 from dwf.core.seeds import derive
@@ -104,6 +104,8 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
     precision = precision_of(run.train.precision, attack_precision(where))
     spec, images = specify(images), images.to(where)
     capped = measures(run, images, spec, precision, None)
+    if not capped:
+        heap.keep()
     model = build(run, spec, where)
     phases = run.method.phases(model)
     compile_phases(run.train.compile, phases, images)

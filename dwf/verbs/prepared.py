@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dwf.core import ranks
+from dwf.core import heap, ranks
 from dwf.core.errors import Refused
 from dwf.core.fingerprint import sources
 from dwf.core.journal import Journal
@@ -76,6 +76,8 @@ def prepare(run: Run, device: torch.device, reuse: Path | None = None, place: Ru
     spec, images = specify(images), images.to(device)
     precision = precision_of(run.train.precision, attack_precision(device))
     capped = measures(run, images, spec, precision, place)
+    if not capped:
+        heap.keep()
     model = build(run, spec, device, fetch=True)
     phases = run.method.phases(model)
     compile_phases(run.train.compile, phases, images)
