@@ -103,10 +103,7 @@ def override(data: dict[str, Any], texts: Sequence[str]) -> None:
         for key in keys[:-1]:
             inner = table.setdefault(key, {})
             if not isinstance(inner, dict):
-                raise Refused(
-                    f"--set '{text}': '{key}' is {inner!r} and not a table, so nothing can be set inside it; "
-                    f"leave out what follows '{key}'"
-                )
+                raise Refused(f"--set '{text}': '{key}' is {inner!r} and not a table; leave out what follows '{key}'")
             table = inner
         new = _value(value.strip())
         if keys[-1] == "kind" and table.get("kind", new) != new:

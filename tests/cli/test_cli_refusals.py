@@ -38,7 +38,7 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
      "--set 'seed' is not of the form a.b=value, such as method.recipe.epochs=3"),
     (["train", "plain-digits", "--set", "a..b=1"], "--set 'a..b=1' is not of the form a.b=value"),
     (["train", "plain-digits", "--set", "name.size=8"],
-     "--set 'name.size=8': 'name' is 'plain-digits' and not a table, so nothing can be set inside it"),
+     "--set 'name.size=8': 'name' is 'plain-digits' and not a table; leave out what follows 'name'"),
     (["train", "plain-digits", "--data", "cifar"], "there is no data set and no folder 'cifar'; did you mean 'cifar10'? Valid: "),
     (["train", "plain-digits", "--device", "quantum"],
      "device 'quantum' is not available here; use auto, cpu, cuda, cuda:N or mps"),
