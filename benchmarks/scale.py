@@ -120,7 +120,8 @@ def feeding(case: Case) -> str:
     """Images a second that one GPU asks for in each kind of phase, beside what a host can give."""
     asked = {f"{kind} expert": 1 / computing(case.apart(kind)) for kind in EXPERTS} | {"joint": 1 / computing(case.joint)}
     pixels = case.image.channels * case.image.height * case.image.width
-    rows = [[phase, f"{rate:,.0f}", f"{HOST / pixels:,.0f}", decoded()] for phase, rate in asked.items()]
+    given = [f"{HOST / pixels:,.0f}", decoded()]
+    rows = [[phase, f"{rate:,.0f}", *given] for phase, rate in asked.items()]
     return table(["phase", "images a second, one GPU", "from host memory", "decoded from JPEG"], rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,15 @@ from dwf.core.seeds import Noise
 from dwf.core.types import Images, Spec, Threat
 from dwf.data import Digits, ordered, subset
 from dwf.methods import RtEr
+from dwf.methods.jtdmoe import Dual
 from dwf.methods.rt_er import RoutedExperts
 from dwf.models import Linear, Lipschitz
 from dwf.models.bounds import Norm
 from dwf.models.certificates import distance, steepness
+from dwf.run import load, read
 
 SPEC = Spec(classes=tuple("0123456789"), channels=1, height=8, width=8, mean=(0.3,), std=(0.35,))
+CERTIFIED = Path(__file__).parents[2] / "results" / "digits-certified" / "jtdmoe-lipschitz"
 both_norms = pytest.mark.parametrize("norm", ["l2", "linf"])
 
 
@@ -122,3 +127,39 @@ def test_where_one_expert_answers_the_choice_is_certified_too(hard: RoutedExpert
     assert speed.reach.isfinite().all()
     assert (radii <= speed.reach).all()
     torch.testing.assert_close(speed.reach, distance(hard.scores(whole.x), hard.router, "l2", 64))
+
+
+@pytest.fixture(scope="module")
+def preset() -> tuple[Dual, Tensor, dict[Norm, Tensor]]:
+    """The dual model of results/digits-certified, all test images, and the radius of each: 0 where the model is wrong."""
+    loaded = load(CERTIFIED, torch.device("cpu"))
+    assert loaded.run == read("jtdmoe-lipschitz-digits")
+    model = loaded.model.eval()
+    assert isinstance(model, Dual)
+    images = loaded.run.data.source("test")
+    (whole,) = ordered(images, len(images))
+    with torch.no_grad():
+        right = model(whole.x).argmax(1) == whole.y
+        return model, whole.x, {norm: torch.where(right, model.certified(whole.x, norm), 0.0) for norm in ("l2", "linf")}
+
+
+@both_norms
+def test_the_median_image_of_the_lipschitz_preset_is_proven_within_a_255th(
+    norm: Norm, preset: tuple[Dual, Tensor, dict[Norm, Tensor]]
+) -> None:
+    _, _, radii = preset
+    assert len(radii[norm]) == 500
+    assert radii[norm].median() >= 1 / 255
+
+
+@both_norms
+def test_nothing_breaks_the_lipschitz_preset_inside_and_something_at_twenty_times_the_radius(
+    norm: Norm, preset: tuple[Dual, Tensor, dict[Norm, Tensor]]
+) -> None:
+    model, x, radii = preset
+    rows = radii[norm].nonzero().flatten()[:12].tolist()
+    assert len(rows) == 12
+    widest = 0.99 if norm == "linf" else 8.0
+    each = [(x[row : row + 1], model(x[row : row + 1]).argmax(1), radii[norm][row].item()) for row in rows]
+    assert not any(attacked(model, image, y, Threat(norm=norm, eps=radius)) for image, y, radius in each)
+    assert any(attacked(model, image, y, Threat(norm=norm, eps=min(20 * radius, widest))) for image, y, radius in each)

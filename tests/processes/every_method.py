@@ -37,8 +37,8 @@ def stepped(kind: str) -> dict[str, Tensor]:
     """Phase and tensor -> how far the phase's updates have moved it."""
     found, one = {}, batch(IMAGES)
     mine = Batch(ranks.share(one.x).double(), ranks.share(one.y), ranks.share(one.index))
-    model = build(tiny(kind, **CHANGES.get(kind, {}))).double().eval()
-    for phase in tiny(kind, **CHANGES.get(kind, {})).phases(model):
+    method = tiny(kind, **CHANGES.get(kind, {}))
+    for phase in method.phases(build(method).double().eval()):
         before = {name: tensor.clone() for name, tensor in phase.subject.state_dict().items()}
         movers = {name: Mover(learner) for name, learner in phase.learners.items()}
         for update in phase.round(phase.subject, Repeated(mine, 2, torch.float64)):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from dwf_processes import done, finish, leftovers, preset, records, start, untimed, whole
 from safetensors.torch import load_file
+from torch import Tensor
 
 from dwf.methods import METHODS
 
@@ -63,19 +64,25 @@ def test_two_ranks_keep_one_cap(tmp_path: Path) -> None:
     assert "'train.memory' is 64 MiB" in errors, "nobody waits for ever"
 
 
-def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
-    done([tmp_path / "one.safetensors"], launcher=[STEP])
-    done([tmp_path / "two.safetensors"], launcher=(*TORCHRUN, STEP))
-    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+def by_one_and_by_two(script: str, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the script writes alone and on two ranks, which must be the same up to rounding in double precision."""
+    done([folder / "one.safetensors"], launcher=[script])
+    done([folder / "two.safetensors"], launcher=(*TORCHRUN, script))
+    one, two = load_file(folder / "one.safetensors"), load_file(folder / "two.safetensors")
     assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
     assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
+    return one, two
+
+
+def test_one_step_of_two_ranks_equals_one_step_of_one(tmp_path: Path) -> None:
+    one, two = by_one_and_by_two(STEP, tmp_path)
     assert {name.split(".")[0] for name in one} == {"plain", "dwf"}
     assert {name.split(".")[1] for name in one} >= {"average", "apart", "scores"}
     assert {two[f"{kind}.scores.n"].item() for kind in ("plain", "dwf")} == {16}
     for kind in ("plain", "dwf"):
         assert two[f"{kind}.apart"] < 1e-15, "both ranks keep the same average"
-    for name, tensor in one.items():
-        assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
 
 
 @pytest.mark.slow
@@ -97,16 +104,10 @@ def test_two_machines_train_one_run(tmp_path: Path) -> None:
 
 def test_every_method_learns_on_two_ranks_what_it_learns_on_one(tmp_path: Path) -> None:
     """Two updates, attacks and choices of experts with them: each image's noise is its own, wherever it is attacked."""
-    done([tmp_path / "one.safetensors"], launcher=[EVERY])
-    done([tmp_path / "two.safetensors"], launcher=(*TORCHRUN, EVERY))
-    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
-    assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
-    assert one.keys() == two.keys()
+    one, _ = by_one_and_by_two(EVERY, tmp_path)
     assert {name.split("/")[0] for name in one} == set(METHODS)
     for phase in {tuple(name.split("/")[:2]) for name in one}:
         assert max(tensor.double().abs().max() for name, tensor in one.items() if tuple(name.split("/")[:2]) == phase) > 1e-4, phase
-    for name, tensor in one.items():
-        assert torch.allclose(tensor, two[name], rtol=0, atol=1e-12), name
 
 
 def test_two_ranks_evaluate_like_one(tmp_path: Path) -> None:

@@ -5,15 +5,11 @@ Nets are small and few, epochs one; optimizers, schedules, threats and data sett
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from pictures import png, write
 
 from dwf import evaluate
 from dwf.attacks import Pgd
@@ -51,7 +47,7 @@ def smaller(setting: Settings) -> Settings:
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Repository -> a snapshot of it, whose third split holds what no reader may touch."""
-    found, random = {}, np.random.default_rng(0)
+    found = {}
     for name, (folder, splits, side) in PLACES.items():
         root = tmp_path_factory.mktemp(name)
         found[hub.PLACES[name].repository] = root
@@ -61,16 +57,9 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             if split == "extra":
                 file.write_bytes(b"a gigabyte")
                 continue
-            labels = np.arange(40 if split == "train" else 12) % 4
-            pixels = random.integers(0, 256, (len(labels), side, side, 3), np.uint8)
-            pq.write_table(pa.table({"image": [{"bytes": png(image), "path": None} for image in pixels], "label": labels}), file)
+            count = 40 if split == "train" else 12
+            write(file, [png(seed, size=(side, side)) for seed in range(count)], [seed % 4 for seed in range(count)])
     return found
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", ABSENT)
