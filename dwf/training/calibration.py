@@ -6,13 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from math import floor
 from random import Random
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from dwf.core.seeds import Noise
@@ -38,6 +43,8 @@ class Load:
     """Bytes alive in a step, besides the model's own."""
     seconds: float
     """For each clean image."""
+    products: float
+    """Of a step, however large its batch: convolutions and matrix products, each of which a GPU is told to do by itself."""
 
 
 def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float) -> Load:
@@ -54,7 +61,7 @@ def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float)
 
     with holding(phase):
         seconds = paced(work, len(batch.y), budget) * operations.flops / max(operations.typical, 1)
-    return Load(operations.flops / rows, memory, seconds)
+    return Load(operations.flops / rows, memory, seconds, operations.products)
 
 
 def paced(work: Callable[[int], None], whole: int, budget: float) -> float:
@@ -143,6 +150,8 @@ class Counted(NamedTuple):
 
     flops: float
     """Of a step in the mean: they grow in proportion to a drawn number of steps."""
+    products: float
+    """Convolutions and matrix products, in the mean too."""
     typical: float
     """Of the one step that is timed."""
 
@@ -150,21 +159,22 @@ class Counted(NamedTuple):
 def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> Counted:
     """Count the steps of `phase` on `batch`, which its subject takes."""
     below, above = _Middling(), _Middling(above=True)
-    flops = _step(phase, _One(batch, precision, below))
+    typical = _step(phase, _One(batch, precision, below))
     means = []
     for moment in [(number + 0.5) / MOMENTS for number in range(MOMENTS)] if phase.grows else [0.5]:
-        fewer = _step(phase, _One(batch, precision, below, moment)) if phase.grows else flops
+        fewer = _step(phase, _One(batch, precision, below, moment)) if phase.grows else typical
         more = _step(phase, _One(batch, precision, above, moment)) if below.rest else fewer
         means.append(fewer + below.rest * (more - fewer))
-    return Counted(fmean(means), flops)
+    flops, products = np.mean(means, 0).tolist()
+    return Counted(flops, products, typical=float(typical[0]))
 
 
-def _step(phase: Phase, one: _One) -> float:
-    """Operations of a step."""
+def _step(phase: Phase, one: _One) -> NDArray[np.float64]:
+    """Operations and products of a step (2,)."""
     with holding(phase), _layer_by_layer(), _Operations() as operations:
         for _ in _updates(phase, one, _movers(phase)):
             pass
-    return float(operations.flops)
+    return np.array([operations.flops, operations.products])
 
 
 class Kept(NamedTuple):
@@ -196,15 +206,22 @@ def _layer_by_layer() -> AbstractContextManager[Any]:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs inside. PyTorch's own counter follows modules too, and breaks where a gradient stops at an image."""
+    """Counts what runs inside. PyTorch's own counter follows modules too, and breaks where a gradient stops at an image.
+
+    A product or convolution is told from its shapes and not carried out: what it would make is zeros. A step of nine ResNet-18
+    is counted in seconds so, also where bf16 is emulated, which takes ten minutes.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0.0
+        self.flops, self.products = 0.0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and add what PyTorch's table says of it."""
-        out = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func.overloadpacket)) is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        return out
+        """Run what counts for nothing; of the rest add what PyTorch's table says of it."""
+        kwargs = kwargs or {}
+        if (count := flop_registry.get(func.overloadpacket)) is None:
+            return func(*args, **kwargs)
+        out = func(*(value.to("meta") if isinstance(value, Tensor) else value for value in args), **kwargs)
+        self.flops += count(*args, **kwargs, out_val=out)
+        self.products += 1
+        return tree_map_only(Tensor, partial(torch.zeros_like, device=args[0].device), out)

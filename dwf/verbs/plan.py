@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from dwf.data import Feed, ordered, specify, subset
 from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
-from dwf.training.calibration import Load, calibrate, counted, paced
+from dwf.training.calibration import Counted, Load, calibrate, counted, paced
 from dwf.training.footprint import resident
 from dwf.training.memory import VALIDATION, Measures
 from dwf.training.mover import precision_of
@@ -33,16 +33,27 @@ PLAN_SCHEMA = 1
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 """Dense bf16 operations a second, as the vendor's data sheets state them."""
 SHARE = 0.3
-"""Of the peak: assumed, not measured. Nets for 32 x 32 pixels keep a large device less busy than that unless batches are large."""
+"""Of the peak: assumed, not measured."""
+LAUNCH = 10e-6
+"""Seconds that a product holds a GPU up, however small it is, with the generated code around it: two launches of 5 us, assumed.
+Narrow nets on 32 x 32 pixels are bound by that and not by the peak."""
 TWO_CORES = 0.6e12
 """Operations a second of two server cores with bf16 matrix units: measured on a training step of ResNet-18 (docs/benchmarks.md,
 `share`). Nets of width 16 reach half of it."""
-RATES = {**{name: peak * SHARE for name, peak in PEAK.items()}, "2 CPU cores": TWO_CORES}
-"""Operations a second of devices that a plan tells hours for."""
 PAPER = "dwf-cifar10"
 """The preset of the paper's own recipe."""
 PAPER_HOURS = 240
 """GPU-hours on H100 that the paper states."""
+COUNTED = 2
+"""Images of a step that is counted without data."""
+
+
+class Work(NamedTuple):
+    """Of a whole phase."""
+
+    flops: float
+    products: float
+    """Convolutions and matrix products."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class PhaseCost:
     backwards: float
     flops: float
     """In all."""
+    products: float
+    """Convolutions and matrix products of all steps."""
     memory: float
     """Bytes at the worst moment of a step, the model's own among them; the data set and PyTorch itself come on top."""
     seconds: float
@@ -69,6 +82,11 @@ class PhaseCost:
     def kind(self) -> str:
         """`pgd` for `pgd-3`."""
         return kind_of(self.name)
+
+    @property
+    def work(self) -> Work:
+        """What any device has to do."""
+        return Work(self.flops, self.products)
 
 
 @dataclass(frozen=True)
@@ -138,22 +156,39 @@ def operations(run: Run, spec: Spec) -> dict[str, float]:
 
     Counted on two images that mean nothing: needs no data and takes seconds, on whatever machine.
     """
+    return {name: found.flops / COUNTED for name, found in _counted(run, spec).items()}
+
+
+def _counted(run: Run, spec: Spec) -> dict[str, Counted]:
+    """Phase -> a step on `COUNTED` images."""
     model = build(run, spec, torch.device("cpu"))
-    batch = Batch(torch.rand(2, spec.channels, spec.height, spec.width), torch.arange(2) % len(spec.classes), torch.arange(2))
-    phases, each = run.method.phases(model), dict[Hashable, float]()
+    batch = Batch(
+        torch.rand(COUNTED, spec.channels, spec.height, spec.width),
+        torch.arange(COUNTED) % len(spec.classes),
+        torch.arange(COUNTED),
+    )
+    phases, each = run.method.phases(model), dict[Hashable, Counted]()
     for phase in phases:
         if phase.likeness not in each:
-            each[phase.likeness] = counted(phase, batch, torch.bfloat16).flops / len(batch.y)
+            each[phase.likeness] = counted(phase, batch, torch.bfloat16)
     return {phase.name: each[phase.likeness] for phase in phases}
 
 
-def paper_flops() -> float:
-    """Operations of the paper's whole recipe on 45,000 images of CIFAR-10."""
+def paper_work() -> list[Work]:
+    """Each phase of the paper's recipe on 45,000 images of CIFAR-10."""
     run = read(PAPER, ["data.source=digits"])
     spec = Spec(classes=tuple("0123456789"), channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-    each = operations(run, spec)
-    phases = run.method.phases(build(run, spec, torch.device("cpu")))
-    return sum(each[phase.name] * 45_000 * phase.rounds / phase.parts for phase in phases)
+    each, found = _counted(run, spec), []
+    for phase in run.method.phases(build(run, spec, torch.device("cpu"))):
+        steps = 45_000 // phase.batch * phase.rounds / phase.parts
+        found.append(Work(each[phase.name].flops / COUNTED * steps * phase.batch, each[phase.name].products * steps))
+    return found
+
+
+def elsewhere(works: Sequence[Work]) -> dict[str, float]:
+    """Device -> seconds that these take there, one after another."""
+    found = {name: sum(max(w.flops / (peak * SHARE), w.products * LAUNCH) for w in works) for name, peak in PEAK.items()}
+    return {**found, "2 bf16 cores": sum(w.flops for w in works) / TWO_CORES}
 
 
 def _batch(run: Run, phase: Phase, images: Images, parts: int) -> Batch:
@@ -187,6 +222,7 @@ def _cost(phase: Phase, passes: Passes, load: Load, *, images: int, batch: int, 
         passes.forwards,
         passes.backwards,
         load.flops * seen,
+        load.products * seen / batch,
         load.memory.peak(batch),
         load.seconds * seen + validation * phase.rounds,
     )

@@ -15,6 +15,7 @@ from dwf.report.wording import duration
 from dwf.run import read
 from dwf.training.checkpoint import load_weights
 from dwf.verbs import plan, train
+from dwf.verbs.plan import LAUNCH, PEAK, SHARE, Work, elsewhere
 
 AVERAGE = ("train.average=0.99",)
 QUICK = ("data.limit=200", "method.backbone={kind='resnet', depth=10, width=2}", "method.recipe.epochs=2", "validation.samples=20")
@@ -23,7 +24,7 @@ QUICK = ("data.limit=200", "method.backbone={kind='resnet', depth=10, width=2}",
 @pytest.fixture(autouse=True)
 def _no_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting nine ResNet-18 takes seconds, and one test of it is enough."""
-    monkeypatch.setattr(sys.modules["dwf.verbs.plan"], "paper_flops", lambda: 4e18)
+    monkeypatch.setattr(sys.modules["dwf.verbs.plan"], "paper_work", lambda: [Work(4e18, 1e9)])
 
 
 def words(settings: tuple[str, ...]) -> list[str]:
@@ -41,7 +42,7 @@ def test_a_plan_is_shown_kept_and_held_against_the_run(dwf: Dwf, tmp_path: Path)
     lines = said.out[said.out.index("H100") :].splitlines()
     last = {line.split()[0]: " ".join(line.split()[-2:]) for line in lines if line.strip()}
     kept = json.loads((tmp_path / "runs/here/plan.json").read_text())
-    assert "2 CPU cores" in lines[0]
+    assert "2 bf16 cores" in lines[0]
     assert last["train"] == last["all"] == duration(kept["phases"][0]["flops"] / 0.6e12)
     kept = json.loads((tmp_path / "runs/here/plan.json").read_text())
     (phase,) = kept["phases"]
@@ -65,6 +66,14 @@ def test_a_plan_of_a_run_that_may_end_early_is_an_upper_bound(dwf: Dwf) -> None:
     said = dwf("plan", "pgd-at-digits", *early)
     assert said.code == 0, said.err
     assert "These are upper bounds: train.patience = 2 may end any phase before its last round." in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize(("width", "bound"), [(2, "launches"), (512, "operations")])
+def test_a_gpu_is_as_slow_as_its_launches_where_a_net_is_narrow(width: int, bound: str) -> None:
+    steps = [Work(flops=width * width * 1e9, products=100), Work(flops=0.0, products=100)]
+    by = {"launches": 200 * LAUNCH, "operations": width * width * 1e9 / (PEAK["H100"] * SHARE) + 100 * LAUNCH}
+    assert elsewhere(steps)["H100"] == pytest.approx(by[bound])
+    assert by[bound] == max(by.values())
 
 
 def test_an_average_is_planned_for(tmp_path: Path) -> None:

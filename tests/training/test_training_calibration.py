@@ -37,7 +37,9 @@ def attacked(model: nn.Module, batches: Batches, choices: tuple[int, ...] = (1, 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_a_step_is_a_forward_pass_and_the_gradient_of_its_weights(count: int) -> None:
-    assert counted(phase(net()), batch(count), torch.float32).flops == 2 * FORWARD * count
+    found = counted(phase(net()), batch(count), torch.float32)
+    assert found.flops == 2 * FORWARD * count
+    assert found.products == 2, "however many images"
 
 
 @pytest.mark.parametrize("choices", [(1, 2, 9), (2, 3), (2, 3, 5, 7, 10)])
