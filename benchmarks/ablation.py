@@ -1,4 +1,4 @@
-"""The table of docs/ablation.md, from the folder of a finished `dwf sweep sweeps/ablation-cifar10-mini.toml`.
+"""The table of docs/ablation.md, from the folder of `dwf sweep sweeps/ablation-cifar10-mini.toml`.
 
 Each cell against the first one, paired over the same images, on what stays right under every attack of all its protocols. --write
 puts the table into the document, between its marks.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cells import Cell, aligned, cells
+from cells import Cell, absent, aligned, cells
 from everything import table
 from harness import between, with_interval, writer
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = writer(__doc__.splitlines()[0], DOCUMENT)
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     chosen = parser.parse_args()
-    text = rows(cells(chosen.sweep))
+    text = rows(cells(chosen.sweep)) + absent(chosen.sweep)
     print(text)
     if chosen.write:
         between(DOCUMENT, text)

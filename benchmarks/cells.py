@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from budget import budget
@@ -84,13 +84,32 @@ def cell(folder: Path, names: list[str] | None = None) -> Cell:
 
 
 def cells(sweep: Path) -> list[Cell]:
-    """Of a finished sweep, in the order of its file, each judged by all of its protocols."""
+    """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols."""
+    content = _content(sweep)
+    wanted = [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in content["protocols"]]
+    found = [cell(sweep / name, wanted) for name in content["cells"] if _begun(sweep / name)]
+    if not found:
+        raise SystemExit(f"no cell of {sweep} has been judged yet; go on with --resume")
+    return found
+
+
+def absent(sweep: Path) -> str:
+    """A line that names the cells that have not been judged; empty where all have."""
+    names = ", ".join(f"`{name}`" for name in _content(sweep)["cells"] if not _begun(sweep / name))
+    return f"\nNot run yet: {names}." if names else ""
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is anything to judge a cell by."""
+    return any((folder / "eval").glob("*.json"))
+
+
+def _content(sweep: Path) -> dict[str, Any]:
     record = sweep / "sweep.json"
     if not record.exists():
         raise SystemExit(f"{sweep} is no folder of a sweep: it has no sweep.json")
-    content = json.loads(record.read_text())
-    wanted = [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in content["protocols"]]
-    return [cell(sweep / name, wanted) for name in content["cells"]]
+    content: dict[str, Any] = json.loads(record.read_text())
+    return content
 
 
 def _alike(one: Judged) -> tuple[object, ...]:

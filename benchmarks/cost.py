@@ -1,6 +1,6 @@
 """Robust accuracy against the cost of training: the table and the figure of docs/cost.md.
 
-From the folder of a finished `dwf sweep sweeps/cost-cifar10-mini.toml`.
+From the folder of `dwf sweep sweeps/cost-cifar10-mini.toml`.
 
 A cell is on the front if no other is cheaper and at least as robust, by the estimates: where intervals are wide, a neighbour of the
 front may be as good. Every choice among cells is made here, on images that the runs held out.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cells import Cell, aligned, cells
+from cells import Cell, absent, aligned, cells
 from everything import table
 from harness import between, with_interval, writer
 from matplotlib.figure import Figure
@@ -69,9 +69,10 @@ def main() -> None:
     found = cells(chosen.sweep)
     for other in found[1:]:
         aligned(found[0], other)
-    print(tabulated(found))
+    text = tabulated(found) + absent(chosen.sweep)
+    print(text)
     if chosen.write:
-        between(DOCUMENT, tabulated(found))
+        between(DOCUMENT, text)
         drawn(found, DOCUMENT.with_suffix(".png"))
 
 

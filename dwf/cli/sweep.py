@@ -29,6 +29,10 @@ def sweep(
     workers: Workers = None,
     device: Device = "auto",
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Train again what another cell has trained alike.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CELL", help="This cell now, others later with --resume; may be given several times."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cells there are.")] = False,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -44,8 +48,10 @@ def sweep(
         _show(cells_of(asked), asked.set)
         return
     somewhere, folder = executors.choose(executor.value, workers, device), out or Path("runs") / file.stem
-    with sweeping(console, len(cells_of(asked)), quiet=quiet) as tell:
-        swept = verbs.sweep(asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, tell=tell)
+    with sweeping(console, len(only or cells_of(asked)), quiet=quiet) as tell:
+        swept = verbs.sweep(
+            asked, folder, executor=somewhere, device=device, resume=resume, reuse=not no_reuse, only=only or (), tell=tell
+        )
     if swept.pages:
         show_table([one for run in swept.finished for one in reports.read(run)])
     elif swept.validated:

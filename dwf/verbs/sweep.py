@@ -16,6 +16,7 @@ from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
 from dwf.core.journal import Listener
+from dwf.core.settings import nearest
 from dwf.evaluation.protocol import file_name
 from dwf.executors import Executor, Job, Local, Tell
 from dwf.run import Run, RunFolder, differences
@@ -48,17 +49,21 @@ def sweep(
     device: str = "auto",
     resume: bool = False,
     reuse: bool = True,
+    only: Sequence[str] = (),
     tell: Tell = lambda name, record: None,
 ) -> Swept:
     """Train and judge every cell of `file` (`dwf.cells.read_sweep`) in `out`/<cell>; write validation.json and report.html there.
 
     `executor`: where cells run; None: here, one after another. `resume` goes on with a sweep of the same file. `reuse`: finished
-    phases are taken over between cells. `tell` hears how each cell gets on. A cell that fails leaves the others alone. Raises
-    `Refused`, before anything runs, for settings that do not fit and for a folder that is taken.
+    phases are taken over between cells. `only`: these cells now, the others another time. `tell` hears how each cell gets on. A
+    cell that fails leaves the others alone. Raises `Refused`, before anything runs, for settings that do not fit, for a cell that
+    there is not and for a folder that is taken.
     """
     if ranks.launched() > 1:
         raise Refused("under torchrun all ranks train one run together; start a sweep without it, with --executor processes or ray")
     cells, place = cells_of(file), RunFolder(Path(out))
+    if unknown := [name for name in only if name not in {cell.name for cell in cells}]:
+        raise Refused(f"the sweep has no cell '{unknown[0]}'; {nearest(unknown[0], [cell.name for cell in cells])}")
     names = [file_name(read_protocol(one.name, one.set)) for one in file.protocols]
     if len(set(names)) < len(names):
         raise Refused(f"the sweep judges by '{max(names, key=names.count)}' twice; name every protocol with its settings once")
@@ -71,7 +76,7 @@ def sweep(
 
     with place.locked():
         _claim(place, file, cells, resume=resume)
-        left = [cell for cell in cells if not _finished(RunFolder(place.path / cell.name), names)]
+        left = [cell for cell in cells if not _finished(place, cell, names) and (not only or cell.name in only)]
         shared = {one.job.name: one for one in first_phases(left, place.path, device, reuse=reuse)}
         for job, outcome in executor.run([one.job for one in shared.values()], tell):
             for name in shared[job.name].cells if outcome.error is not None else ():
@@ -80,7 +85,7 @@ def sweep(
         jobs = [_job(cell, file, place.path, device, reuse=reuse) for cell in left if cell.name not in failed]
         for job, outcome in executor.run(jobs, tell):
             ended(job.name, outcome.error)
-        finished = [place.path / cell.name for cell in cells if cell.name not in failed]
+        finished = [place.path / cell.name for cell in cells if _judged(place, cell, names) and cell.name not in failed]
         validated = write_validated(finished, place.path / "validation.json")
         pages = _report(finished, place.path / "report.html") if finished and names else []
     return Swept(finished, failed, pages, validated)
@@ -125,9 +130,15 @@ def _job(cell: Cell, file: Sweep, out: Path, device: str, *, reuse: bool) -> Job
     return Job(cell.name, work, arguments)
 
 
-def _finished(place: RunFolder, names: Sequence[str]) -> bool:
+def _finished(place: RunFolder, cell: Cell, names: Sequence[str]) -> bool:
     """Trained, and judged by every protocol."""
-    return place.weights.exists() and all((place.evaluations / f"{name}.json").exists() for name in names)
+    return RunFolder(place.path / cell.name).weights.exists() and _judged(place, cell, names)
+
+
+def _judged(place: RunFolder, cell: Cell, names: Sequence[str]) -> bool:
+    """By every protocol, or trained where there is none. Weights are not asked for: results outlast them."""
+    run = RunFolder(place.path / cell.name)
+    return all((run.evaluations / f"{name}.json").exists() for name in names) if names else run.weights.exists()
 
 
 def _claim(place: RunFolder, file: Sweep, cells: Sequence[Cell], *, resume: bool) -> None:

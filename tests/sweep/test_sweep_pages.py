@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import recipe
 from budget import budget
-from cells import aligned, cell, cells
+from cells import absent, aligned, cell, cells
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_sweeps import JUDGING
@@ -61,6 +61,17 @@ def test_the_pages_name_every_cell(swept: Path, tmp_path: Path) -> None:
     assert "of 3 |" in ablation.rows(found), "experts in effect, of so many"
     cost.drawn(found, tmp_path / "cost.png")
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_has_not_run_is_named_and_left_out(swept: Path, tmp_path: Path) -> None:
+    assert absent(swept) == ""
+    out = shutil.copytree(swept, tmp_path / "out")
+    shutil.rmtree(out / "rate")
+    assert [one.name for one in cells(out)] == ["dwf"]
+    assert absent(out) == "\nNot run yet: `rate`."
+    shutil.rmtree(out / "dwf")
+    with pytest.raises(SystemExit, match="has been judged yet"):
+        cells(out)
 
 
 def test_cells_that_were_not_judged_alike_are_not_compared(swept: Path, tmp_path: Path) -> None:

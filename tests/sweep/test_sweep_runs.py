@@ -127,6 +127,21 @@ def test_a_resumed_sweep_does_only_what_is_missing(swept: tuple[Path, Swept, Tol
     assert (out / "report.html").exists()
 
 
+def test_a_sweep_can_be_had_in_parts(swept: tuple[Path, Swept, Told], tmp_path: Path) -> None:
+    out = shutil.copytree(swept[0], tmp_path / "out")
+    (out / "dwf" / "model.safetensors").unlink()
+    shutil.rmtree(out / "rate")
+    shutil.rmtree(out / "radii")
+    told: Told = []
+    part = sweep(ablation(), out, device="cpu", resume=True, only=["rate"], tell=lambda name, record: told.append((name, record)))
+    assert [folder.name for folder in part.finished] == ["dwf", "rate"], "results outlast weights"
+    assert {name for name, record in told if record["event"] == "cell"} == {"rate"}
+    assert not (out / "radii").exists()
+    assert not (out / "dwf" / "model.safetensors").exists()
+    with pytest.raises(Refused, match=r"the sweep has no cell 'ratio'; .*rate"):
+        sweep(ablation(), out, device="cpu", resume=True, only=["ratio"])
+
+
 def test_other_cells_or_protocols_are_another_sweep(swept: tuple[Path, Swept, Told]) -> None:
     out, _, _ = swept
     with pytest.raises(Refused, match="already holds a sweep; add --resume to go on with it or choose another folder with --out"):
