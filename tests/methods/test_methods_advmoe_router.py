@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dwf.attacks.losses import divergence
 from dwf.methods.advmoe import Advmoe, RoutedPaths
 from dwf.training.mover import Mover
+from dwf.training.optim import Recipe, Sgd
 from dwf.training.plan import Phase
 
 both = pytest.mark.parametrize("router_loss", ["labels", "straight-through"])
@@ -31,6 +32,8 @@ def centred(model: RoutedPaths, gap: float) -> None:
     """A router of two scores, opposite and on either side for half of the images, up to `gap` apart."""
     with torch.no_grad():
         head, x = model.router.head, batch().x
+        for _ in range(100):  # until the moving statistics are the batch's: training normalises by those, and sees the same gap
+            model.train().scores(x)
         head.weight[1], head.bias[1] = -head.weight[0], -head.bias[0]
         for _ in range(2):  # the second time for what fp32 lost in the first
             scores = model.eval().scores(x)[:, 0]
@@ -70,10 +73,13 @@ def test_a_router_with_scores_200_apart_stays_finite(router_loss: str) -> None:
 
 
 def test_with_labels_such_a_router_goes_on_using_both_paths() -> None:
-    phase, model = only(router_loss="labels")
+    """At a rate that moves scores of this size by about their size: a larger one throws them, and the choice with them, about."""
+    phase, model = only(router_loss="labels", recipe=Recipe(epochs=3, batch=20, optimizer=Sgd(learning_rate=1e-6)))
     centred(model, 200)
-    updates(phase, model, 5)
+    apart = copy.deepcopy(model).eval().scores(batch().x)
+    updates(phase, model, 20)
     assert used(model) == 2
+    assert (copy.deepcopy(model).eval().scores(batch().x) - apart).abs().max() > 1
 
 
 def test_labels_lead_out_of_one_path_and_to_each_its_own_classes() -> None:
