@@ -43,8 +43,8 @@ def attack(
 ) -> None:
     """Write adversarial images as files, with a manifest of what each one does to the run, also after rounding to 8 bits."""
     from dwf import verbs
+    from dwf.core.wording import plural
     from dwf.progress import evaluating
-    from dwf.report.wording import plural
 
     with evaluating(console, quiet=quiet) as watch:
         manifest = verbs.attack(

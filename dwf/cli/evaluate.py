@@ -77,7 +77,7 @@ def evaluate(
 
 def _headline(result: Result) -> str:
     """The one number that an evaluation ends in."""
-    from dwf.report.wording import threat
+    from dwf.core.wording import threat
 
     worst, images = result.worst_case[0], result.dataset
     space = "" if worst.space == "pixel" else " in the standardised space, which is less among pixels"

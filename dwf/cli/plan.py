@@ -42,7 +42,7 @@ def plan(
 
 
 def _phases(found: Plan) -> None:
-    from dwf.report.wording import duration, place
+    from dwf.core.wording import duration, place
 
     table = Table(title=f"{found.run} on {place(found.environment)}", title_justify="left", box=None, pad_edge=False)
     table.add_column("phase")
@@ -78,7 +78,7 @@ def _alike(found: Plan) -> list[tuple[str, list[PhaseCost]]]:
 
 
 def _devices(found: Plan, paper: Sequence[Work]) -> None:
-    from dwf.report.wording import duration
+    from dwf.core.wording import duration
     from dwf.verbs.plan import LAUNCH, PAPER, PAPER_HOURS, SHARE, elsewhere
 
     table = Table(title="Time on one device", title_justify="left", box=None, pad_edge=False)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from dwf.core.result import Interval, Score, Share, WorstCase
 from dwf.evaluation.check import Row
@@ -32,6 +31,8 @@ def share(asked: NDArray[np.float64]) -> Share | None:
 
 def wilson(hits: int, n: int) -> Interval:
     """95 % Wilson score interval of hits / n."""
+    from scipy.stats import binomtest  # late, here and below: a second that training need not wait
+
     low, high = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return float(low), float(high)
 
@@ -44,6 +45,8 @@ def exceeds(a: Bits, b: Bits, margin: float, level: float = LEVEL) -> bool:
     gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
     if (gained - lost) / len(a) <= margin:
         return False
+    from scipy.stats import binomtest
+
     return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue) < level
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dwf.core.types import Spec
 
@@ -34,6 +33,8 @@ def cost(backbone: Callable[[Spec], nn.Module], spec: Spec) -> Cost:
 @torch.no_grad()
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Of the forward pass of the images `x` (B, C, H, W), which is run; puts the model into eval mode."""
+    from torch.utils.flop_counter import FlopCounterMode  # late: it brings Triton
+
     with FlopCounterMode(display=False) as counter:
         model.eval()(x)
     total: int = counter.get_total_flops()

@@ -9,10 +9,10 @@ from itertools import groupby
 from markupsafe import Markup
 
 from dwf.core.result import AttackEntry
+from dwf.core.wording import ABSENT, count, decimal, duration, interval, percent, plural, threat
 from dwf.report.markup import joined, scrolling, table, tag
 from dwf.report.reading import Evaluated
 from dwf.report.rows import ball, cumulative, effort, sees, targets
-from dwf.report.wording import ABSENT, count, decimal, duration, interval, percent, plural, threat
 
 _HEADER = (
     *("Attack", "Accuracy, %", "95 % interval", "n", "Threat", "Kind", "Sees", "On", "Steps", "Restarts", "Step size", "Iterate"),

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
 
 from dwf.core.result import CertifiedEntry
+from dwf.core.wording import NORMS, decimal, interval, of_255, percent, plural
 from dwf.report.drawing import draw, legend, look, plain
 from dwf.report.markup import figure, joined, table, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import NORMS, decimal, interval, of_255, percent, plural
 
 LEAST = 0.5 / 255
 """Half a grey level of a single pixel: with no radius above it, nothing is certified."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
 
+from dwf.core.wording import percent, plural, threat
 from dwf.report.drawing import dots, draw, legend
 from dwf.report.headline import chosen
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
-from dwf.report.wording import percent, plural, threat
 
 SHOWN = 20
 """Classes drawn, the weakest first; the table behind the figure has all."""

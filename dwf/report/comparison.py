@@ -14,11 +14,11 @@ from typing import Any
 from markupsafe import Markup
 
 from dwf.core.files import write_json, written
+from dwf.core.wording import ABSENT, count, listed, percent, plural, short_threat
 from dwf.report.duels import Comparison, Duel, Line, Side, comparisons, without_bits
 from dwf.report.markup import joined, table, tag
 from dwf.report.reading import Evaluated
 from dwf.report.rows import cumulative
-from dwf.report.wording import ABSENT, count, listed, percent, plural, short_threat
 
 _HEADER = ("A, %", "B, %", "B - A", "95 % interval", "p", "Holm p", "B is")
 

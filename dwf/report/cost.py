@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dwf.core.journal import Record
+from dwf.core.wording import ABSENT, count, duration, place
 from dwf.report.markup import joined, table
 from dwf.report.reading import Evaluated, by_run
 from dwf.report.training import early, rounds
-from dwf.report.wording import ABSENT, count, duration, place
 
 _RUN = ("Run", "Parameters", "Backbone passes a prediction", "Rounds", "Training images", "Training time", "Trained on")
 _EVALUATION = ("Run", "Evaluation", "n", "Time", "Forward passes an image", "Backward passes an image", "Evaluated on")

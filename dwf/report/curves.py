@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
 
 from dwf.core.result import AttackEntry
+from dwf.core.wording import NORMS, count, decimal, interval, listed, of_255, percent, short_threat
 from dwf.report.drawing import draw, legend, look, plain
 from dwf.report.layout import Group, family, groups, papers, worst_cases
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
 from dwf.report.rows import cumulative
-from dwf.report.wording import NORMS, count, decimal, interval, listed, of_255, percent, short_threat
 
 
 class Point(NamedTuple):

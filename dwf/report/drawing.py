@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
 
-from dwf.report.wording import shortened
+from dwf.core.wording import shortened
 
 INK, RULE = "#010101", "#020202"
 SERIES = tuple(f"#0a0a{i:02x}" for i in range(6))

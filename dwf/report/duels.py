@@ -15,11 +15,11 @@ from typing import Literal
 from dwf.core.errors import Refused
 from dwf.core.result import Result
 from dwf.core.settings import nearest
+from dwf.core.wording import listed
 from dwf.report.layout import groups
 from dwf.report.matching import Contestant, Judged, Row, bits_file, contestants, judge, remedy, unlike, unpaired
 from dwf.report.paired import Paired, holm, paired
 from dwf.report.reading import Evaluated, read_all
-from dwf.report.wording import listed
 
 Verdict = Literal["better", "worse", "even", "not tested"]
 

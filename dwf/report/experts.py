@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from dwf.core.result import AttackEntry, Share
+from dwf.core.wording import ABSENT, count, interval, percent, short_threat
 from dwf.report.markup import joined, table, tag
 from dwf.report.reading import Evaluated
 from dwf.report.routing import names
 from dwf.report.rows import cumulative, effort, sees, targets
-from dwf.report.wording import ABSENT, count, interval, percent, short_threat
 
 _OWN = ("frozen-routing", "routing", "weighted-logits", "surrogate", "reweighed", "pgd-eot20", "worst-permutation")
 _HEADER = ("Attack", "Sees", "Accuracy, %", "95 % interval", "n", "On")

@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from markupsafe import Markup
 
 from dwf.core.result import FlagEntry
+from dwf.core.wording import ABSENT, count, interval, listed, percent, plural
 from dwf.report.commands import ask
 from dwf.report.coverage import Coverage, coverage, raised
 from dwf.report.headline import by_name
 from dwf.report.markup import joined, table, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import ABSENT, count, interval, listed, percent, plural
 
 _MEANING = {"trust": "doubts the number", "worth": "doubts the architecture"}
 _MARGIN = "and less, since each test also asks for a margin of a point or more"

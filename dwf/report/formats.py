@@ -6,11 +6,11 @@ import re
 import statistics
 from collections.abc import Sequence
 
+from dwf.core.wording import ABSENT, count, interval, listed, percent, plural, short_threat
 from dwf.report.coverage import asked
 from dwf.report.layout import Column, Group, cell, is_best, others, papers, repeated
 from dwf.report.overview import COLUMNS, MARK, NOT_RUN, Entry, Overview, overviews
 from dwf.report.reading import Evaluated
-from dwf.report.wording import ABSENT, count, interval, listed, percent, plural, short_threat
 
 READING = (
     "Accuracies in percent on n images; bold is the highest of a column. "

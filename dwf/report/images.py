@@ -18,10 +18,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from dwf.core.errors import Refused
+from dwf.core.wording import listed, threat
 from dwf.report.headline import chosen
 from dwf.report.markup import joined, scrolling, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import listed, threat
 
 KINDS = ("fgsm", "pgd")
 SHOWN = 8

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dwf.core.result import AttackEntry, WorstCase
+from dwf.core.wording import decimal, listed, of_255, radius, short_threat
 from dwf.report.reading import Evaluated
-from dwf.report.wording import decimal, listed, of_255, radius, short_threat
 
 Family = Literal["clean", "fgsm", "pgd", "restarts", "eot", "own", "other", "worst"]
 ORDER: tuple[Family, ...] = ("clean", "fgsm", "pgd", "restarts", "eot", "own", "other", "worst")

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwf.core.errors import Refused
+from dwf.core.wording import count, listed, plural, short_threat
 from dwf.report.commands import command
 from dwf.report.paired import Bits
 from dwf.report.reading import Evaluated
-from dwf.report.wording import count, listed, plural, short_threat
 
 
 class Row(NamedTuple):

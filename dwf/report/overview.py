@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dwf.core.result import Score
+from dwf.core.wording import short_threat
 from dwf.report.coverage import coverage, raised
 from dwf.report.headline import Ball, ball, by_name, case_at, headline, pixels
 from dwf.report.layout import PAPER
 from dwf.report.reading import Evaluated
-from dwf.report.wording import short_threat
 
 COLUMNS = ("SA", "PGD-100x3", "AutoAttack", "full, worst case")
 NOT_RUN = "not run"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dwf.core.wording import count, listed
 from dwf.report.layout import groups
 from dwf.report.reading import Evaluated, by_run
-from dwf.report.wording import count, listed
 
 Figure = Callable[[Sequence[Evaluated]], str | None]
 """An HTML fragment from evaluations; None if there is nothing to show."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dwf.core.wording import count, duration, place
 from dwf.report.commands import command
 from dwf.report.markup import facts, joined, tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import count, duration, place
 
 
 def provenance(evaluated: Sequence[Evaluated]) -> str | None:

@@ -8,11 +8,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Chart
 
 from dwf.core.result import RoutingEntry
+from dwf.core.wording import percent, plural
 from dwf.report.drawing import INK, dots, draw, legend
 from dwf.report.headline import chosen
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated
-from dwf.report.wording import percent, plural
 
 _KINDS = {"clean": "clean images", "fgsm": "FGSM images", "pgd": "PGD images"}
 

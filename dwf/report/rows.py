@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dwf.core.result import AttackEntry
+from dwf.core.wording import count, threat
 from dwf.report.reading import Evaluated
-from dwf.report.wording import count, threat
 
 _SURVIVORS = "survivors of "
 _CLEAN = "the clean image"

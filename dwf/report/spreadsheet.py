@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from dwf.core.result import AttackEntry, Score
+from dwf.core.wording import percent, short_threat
 from dwf.report.layout import base, worst_cases
 from dwf.report.overview import Overview, overviews
 from dwf.report.reading import Evaluated
 from dwf.report.rows import cumulative, sees, targets
-from dwf.report.wording import percent, short_threat
 
 _WHERE = ("run", "method", "seed", "dataset", "split", "evaluation", "protocol", "trust_flags", "worth_flags")
 _ROW = ("row", "iterate", "kind", "norm", "eps", "space", "steps", "restarts", "sees", "on", "cumulative")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from dwf.core.wording import interval, listed, percent, plural, short_threat, threat
 from dwf.report.coverage import coverage, raised
 from dwf.report.headline import Verdict, by_name, headline, verdicts
 from dwf.report.markup import tag
 from dwf.report.reading import Evaluated
-from dwf.report.wording import interval, listed, percent, plural, short_threat, threat
 
 
 def summary(evaluated: Sequence[Evaluated]) -> str | None:

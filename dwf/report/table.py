@@ -10,12 +10,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from dwf.core.wording import ABSENT, count, interval, percent
 from dwf.report.formats import OTHERS, READING, alarms, spread
 from dwf.report.layout import Cell, Column, Group, cell, is_best, others, papers, repeated
 from dwf.report.markup import joined, scrolling, tag
 from dwf.report.overview import COLUMNS, MARK, NOT_RUN, Entry, Overview, overviews
 from dwf.report.reading import Evaluated
-from dwf.report.wording import ABSENT, count, interval, percent
 
 _ITERATE = "The rows of an attack score its last iterate; under any iterate, an image is lost if any step of the attack broke it."
 

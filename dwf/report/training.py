@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
 
 from dwf.core.journal import Record
+from dwf.core.wording import ABSENT, duration, listed, percent, plural, shortened
 from dwf.report.drawing import INK, RULE, draw, legend, look, plain
 from dwf.report.markup import figure, joined, table
 from dwf.report.reading import Evaluated, by_run
-from dwf.report.wording import ABSENT, duration, listed, percent, plural, shortened
 
 _VALIDATION = {"sa": "clean (SA)", "fgsm": "FGSM", "ra": "PGD (RA)"}
 _OWN = ("event", "phase", "round", "rounds", "seconds", "images", "learning_rate", "loss", "validation", "best", "stopped")

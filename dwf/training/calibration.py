@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
 
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch
@@ -213,13 +212,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # late: it brings Triton
+
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops, self.products = 0.0, 0
+        self.flops, self.products, self.known = 0.0, 0, flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run what counts for nothing; of the rest add what PyTorch's table says of it."""
         kwargs = kwargs or {}
-        if (count := flop_registry.get(func.overloadpacket)) is None:
+        if (count := self.known.get(func.overloadpacket)) is None:
             return func(*args, **kwargs)
         out = func(*(value.to("meta") if isinstance(value, Tensor) else value for value in args), **kwargs)
         self.flops += count(*args, **kwargs, out_val=out)

@@ -19,10 +19,10 @@ from dwf.core.files import write_json
 from dwf.core.result import DatasetEntry, Score
 from dwf.core.settings import Settings
 from dwf.core.types import Threat
+from dwf.core.wording import NORMS, plural, radius
+from dwf.core.wording import threat as worded
 from dwf.evaluation.parts import Arrays, write_arrays
 from dwf.evaluation.statistics import Bits, score
-from dwf.report.wording import NORMS, plural, radius
-from dwf.report.wording import threat as worded
 
 SCHEMA = 1
 HALF_LEVEL = 1 / 510

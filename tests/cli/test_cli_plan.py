@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cli_words import SMALL, Dwf
 
+from dwf.core.wording import duration
 from dwf.report import write as write_report
-from dwf.report.wording import duration
 from dwf.run import read
 from dwf.training.checkpoint import load_weights
 from dwf.verbs import plan, train

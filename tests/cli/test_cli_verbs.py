@@ -147,3 +147,8 @@ def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, dwf.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_waits_for_nothing_that_only_a_report_needs() -> None:
+    code = "import sys, dwf.verbs.train; print(*{'matplotlib', 'scipy.stats', 'triton'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split() == []

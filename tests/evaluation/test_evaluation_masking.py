@@ -36,6 +36,12 @@ def robust_mixture() -> Mixture:
     return honest_mixture()
 
 
+@pytest.fixture(scope="session")
+def taken_apart(robust_mixture: Mixture, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """An honest mixture under `full`."""
+    return run(robust_mixture, images, tmp_path_factory.mktemp("honest"), Full(**SMALL))
+
+
 def run(model: nn.Module, images: Images, folder: Path, protocol: AnyProtocol) -> Result:
     subject = Subject(
         run="toy",
@@ -92,7 +98,9 @@ def test_a_saturated_head_survives_any_radius(honest: nn.Module, images: Images,
     assert accuracy(result, "pgd-20") > accuracy(result, "apgd-t") + 0.1, "a loss that no scale can saturate still works"
 
 
-def test_a_saturated_soft_mixture_is_seen_through(robust_mixture: Mixture, images: Images, tmp_path: Path) -> None:
+def test_a_saturated_soft_mixture_is_seen_through(
+    robust_mixture: Mixture, taken_apart: Result, images: Images, tmp_path: Path
+) -> None:
     """The trick that any soft-gated defence can play on plain PGD."""
     saturated = SaturatedMixture(robust_mixture)
     result = run(saturated, images, tmp_path, Full(**SMALL))
@@ -100,13 +108,12 @@ def test_a_saturated_soft_mixture_is_seen_through(robust_mixture: Mixture, image
     naive, worst = accuracy(result, "pgd-20"), result.worst_case[0].accuracy
     assert naive > worst + 0.10
     assert result.facts["zero_gradient"].value < 0.9, "the gradient need not be zero to mislead"
-    honest = run(robust_mixture, images, tmp_path / "honest", Full(**SMALL))
-    assert "softened_transfer" not in trust(honest)
-    assert worst < accuracy(honest, "pgd-20") + 0.10, "scaling made nothing robust"
+    assert "softened_transfer" not in trust(taken_apart)
+    assert worst < accuracy(taken_apart, "pgd-20") + 0.10, "scaling made nothing robust"
 
 
-def test_full_takes_a_mixture_apart(robust_mixture: Mixture, images: Images, tmp_path: Path) -> None:
-    result = run(robust_mixture, images, tmp_path, Full(**SMALL))
+def test_full_takes_a_mixture_apart(taken_apart: Result) -> None:
+    result = taken_apart
     rows = {attack.name: attack for attack in result.attacks}
     assert {"frozen-routing", "routing", "expert-1", "expert-3", "weighted-logits", "surrogate", "reweighed", "square"} <= set(rows)
     assert rows["square"].kind == "black"

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from dwf import report
+from dwf.core.wording import duration
 from dwf.report.cost import cost
 from dwf.report.reading import read_all
-from dwf.report.wording import duration
 
 
 def stored(folder, name):
