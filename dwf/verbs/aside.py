@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +48,18 @@ def learn_apart(run: Run, place: RunFolder, phases: Sequence[Phase], apart: Apar
         for listener in listeners if record["event"] == "round" else ():
             listener({**record, "event": "apart"})
 
-    while names := _ready(phases, store, place, everything=apart.executor is not None):
+    dearest = sorted(phases, key=partial(passes, run), reverse=True)
+    while names := _ready(dearest, store, place, everything=apart.executor is not None):
         jobs = [job(run, place, name, apart.device, apart.reuse) for name in names]
         failures = [f"phase '{done.name}': {outcome.error}" for done, outcome in executor.run(jobs, tell) if outcome.error]
         if failures:
             others = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
             raise Refused(f"{failures[0]}{others}; what is finished is kept, and --resume goes on")
+
+
+def passes(run: Run, phase: Phase) -> float:
+    """What a phase takes, in passes over the training images. The dearest begins first, or it would end alone beside idle cores."""
+    return sum(run.method.cost()[phase.kind]) * phase.rounds / phase.parts
 
 
 def _ready(phases: Sequence[Phase], store: Store, place: RunFolder, *, everything: bool) -> list[str]:

@@ -14,7 +14,7 @@ from dwf.cells import Cell
 from dwf.core.types import Spec
 from dwf.executors import Job
 from dwf.run import Run, RunFolder, build
-from dwf.verbs.aside import job
+from dwf.verbs.aside import job, passes
 
 ANY = Spec(classes=("a", "b"), channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 """What phases a method has does not depend on the images."""
@@ -25,6 +25,7 @@ class First(NamedTuple):
 
     name: str
     ignores: tuple[str, ...]
+    passes: float
 
 
 class Shared(NamedTuple):
@@ -35,22 +36,22 @@ class Shared(NamedTuple):
 
 
 def first_phases(cells: Sequence[Cell], out: Path, device: str, *, reuse: bool) -> list[Shared]:
-    """The jobs, in the order of the cells; `reuse`: cells share what is the same. A method of one phase has nothing to share.
+    """The jobs, the dearest first (`aside.passes`); `reuse`: cells share what is the same. A method of one phase shares nothing.
 
     Settings decide here who may wait for whom; whether a phase is really the same is judged by everything (`training.reuse`), and a
     cell that finds none learns its own.
     """
-    wanted: dict[str, list[tuple[Cell, str]]] = {}
+    wanted: dict[str, list[tuple[Cell, First]]] = {}
     known: dict[str, list[First]] = {}
     for cell in cells:
         if len(cell.run.method.cost()) > 1 and not RunFolder(out / cell.name).weights.exists():
             for phase in _firsts(cell.run, known):
                 label = json.dumps([_settings(cell.run, phase), None if reuse else cell.name], sort_keys=True)
-                wanted.setdefault(label, []).append((cell, phase.name))
+                wanted.setdefault(label, []).append((cell, phase))
     return [
         _shared(askers, out, device, reuse=reuse)
-        for askers in wanted.values()
-        if not any((out / cell.name / "phases" / name).exists() for cell, name in askers)
+        for askers in sorted(wanted.values(), key=lambda askers: -askers[0][1].passes)
+        if not any((out / cell.name / "phases" / phase.name).exists() for cell, phase in askers)
     ]
 
 
@@ -59,7 +60,7 @@ def _firsts(run: Run, known: dict[str, list[First]]) -> list[First]:
     method = run.method.model_dump_json()
     if method not in known:
         phases = run.method.phases(build(run, ANY, torch.device("cpu")))
-        known[method] = [First(phase.name, phase.ignores) for phase in phases if not phase.needs]
+        known[method] = [First(phase.name, phase.ignores, passes(run, phase)) for phase in phases if not phase.needs]
     return known[method]
 
 
@@ -69,7 +70,7 @@ def _settings(run: Run, phase: First) -> Mapping[str, object]:
     return {**everything, "phase": phase.name, "method": method}
 
 
-def _shared(askers: Sequence[tuple[Cell, str]], out: Path, device: str, *, reuse: bool) -> Shared:
+def _shared(askers: Sequence[tuple[Cell, First]], out: Path, device: str, *, reuse: bool) -> Shared:
     cell, phase = askers[0]
-    one = job(cell.run, RunFolder(out / cell.name), phase, device, out if reuse else None)
-    return Shared(replace(one, name=f"{cell.name}/{phase}"), tuple(asker.name for asker, _ in askers))
+    one = job(cell.run, RunFolder(out / cell.name), phase.name, device, out if reuse else None)
+    return Shared(replace(one, name=f"{cell.name}/{phase.name}"), tuple(asker.name for asker, _ in askers))
