@@ -1,4 +1,4 @@
-"""Warm experts wait for their source, learn side by side after it, and are found again by other cells."""
+"""Warm experts wait for their source, learn side by side after it, the dearest first, and are found again by other cells."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def made(folder: Path) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "waves"), [
-    ({"warm_start": "benign", "fgsm": 1, "pgd": 1}, [["benign-1"], ["fgsm-1", "pgd-1"]]),
-    ({"warm_start": "kind", "fgsm": 2, "pgd": 2}, [["benign-1", "fgsm-1", "pgd-1"], ["fgsm-2", "pgd-2"]]),
+    ({"warm_start": "benign", "fgsm": 1, "pgd": 1}, [["benign-1"], ["pgd-1", "fgsm-1"]]),
+    ({"warm_start": "kind", "fgsm": 2, "pgd": 2}, [["pgd-1", "fgsm-1", "benign-1"], ["pgd-2", "fgsm-2"]]),
     ({"warm_start": "benign", "fgsm": 0, "pgd": 1}, []),
 ], ids=["benign", "kind", "a chain"])  # fmt: skip
 def test_experts_learn_side_by_side_as_soon_as_their_source_is_there(
