@@ -180,7 +180,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     assert [path.name for path in ended.finished] == ["dwf"]
     assert ended.failed["joint"].startswith("the loss of phase 'joint' stopped being a number")
     for name in ("expert", "again"):
-        assert ended.failed[name].startswith("phase 'expert/benign-1': the ")
+        assert ended.failed[name].startswith("phase 'expert/")
         assert not (tmp_path / "out" / name / "model.safetensors").exists()
     assert ended.pages[0].exists()
 
