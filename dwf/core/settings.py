@@ -18,7 +18,7 @@ from dwf.core.errors import Refused
 class Settings(BaseModel):
     """Frozen, strict about its keys, and the very object that runs. A subclass with a `kind` is a member of a registry."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def read(cls, data: Mapping[str, Any], *, where: str = "settings") -> Self:

@@ -40,7 +40,7 @@ USES = {
     "trades": ("pgd_threat", "pgd_step", "pgd_steps", "steps_ramp", "radius_ramp", "batch_norm", "trades_beta"),
 }
 """Kinds of experts, in their order, and the settings that decide what each learns, besides those of all."""
-_ALWAYS = ("kind", "backbone", "experts", "pretrain")
+_ALWAYS = ("kind", "backbone", "backbones", "experts", "pretrain")
 
 
 class Dwf(Settings):

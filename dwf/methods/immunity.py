@@ -10,6 +10,7 @@ mass moves when the image is moved inside a ball. What the paper leaves open, an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from math import factorial
 from random import Random
@@ -75,7 +76,7 @@ class Immunity(Settings):
 
     def phases(self, model: nn.Module) -> Sequence[Phase]:
         """One phase, everything together."""
-        return [single_phase("train", model, self.recipe, self._round)]
+        return [replace(single_phase("train", model, self.recipe, self._round), goal="ra" if self.steps else "sa")]
 
     def cost(self) -> Mapping[str, Passes]:
         """The attack; one pass over images and moved images; two gradients of it, of which the heatmaps' ends at the maps."""

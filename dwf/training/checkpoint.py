@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.files import write_json, written, written_folder
 from dwf.core.journal import Record, read
-from dwf.training.reuse import DECIDED, Twin
+from dwf.training.reuse import DECIDED, WEIGHTS, Twin
 
 _RECORD, _JOURNAL = "phase.json", "train.jsonl"
 """Of a finished phase: how it ended, and what the journal says of it."""
@@ -107,7 +107,7 @@ class Store:
     ) -> None:
         """Store what a phase made, for good, with its journal and what decided it."""
         with written_folder(self._phases / counters.phase) as beside:
-            save_weights(beside / "model.safetensors", weights)
+            save_weights(beside / WEIGHTS, weights)
             self._describe(beside, replace(counters, journal_bytes=0) if self._aside else counters, records)
             (beside / DECIDED).write_text(decided)
 
@@ -116,7 +116,7 @@ class Store:
         source = twin.folder
         records = [{**record, "reused_from": record.get("reused_from", twin.name)} for record in read(source / _JOURNAL)]
         with written_folder(self._phases / phase) as beside:
-            _link(source / "model.safetensors", beside / "model.safetensors")
+            _link(source / WEIGHTS, beside / WEIGHTS)
             _link(source / DECIDED, beside / DECIDED)
             self._describe(beside, replace(_counters(source), journal_bytes=0), records)
 
@@ -141,7 +141,7 @@ class Store:
 
     def weights(self, phase: str) -> dict[str, Tensor]:
         """What a finished phase made."""
-        return load_weights(self._phases / phase / "model.safetensors")
+        return load_weights(self._phases / phase / WEIGHTS)
 
     def journal_bytes(self, phases: Sequence[str]) -> int:
         """How much of the journal belongs to what is stored; the rest was written by a process that died before its checkpoint."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from dwf.core.fingerprint import fingerprint
 from dwf.training.plan import Phase
 
-DECIDED = "decided.json"
+WEIGHTS, DECIDED = "model.safetensors", "decided.json"
+"""Of a finished phase."""
 
 
 class Twin(NamedTuple):
@@ -53,5 +54,6 @@ class Shelf:
         if self.folder is None:
             return None
         files = sorted(self.folder.glob(f"*/phases/{phase}/{DECIDED}"))
-        found = next((file.parent for file in files if file.read_text() == decided), None)
+        kept = (file for file in files if (file.parent / WEIGHTS).exists())  # somebody may have thrown them away
+        found = next((file.parent for file in kept if file.read_text() == decided), None)
         return None if found is None else Twin(found, found.relative_to(self.folder).as_posix())

@@ -76,7 +76,7 @@ def sweep(
 
     with place.locked():
         _claim(place, file, cells, resume=resume)
-        left = [cell for cell in cells if not _finished(place, cell, names) and (not only or cell.name in only)]
+        left = [cell for cell in cells if not _judged(place, cell, names) and (not only or cell.name in only)]
         shared = {one.job.name: one for one in first_phases(left, place.path, device, reuse=reuse)}
         for job, outcome in executor.run([one.job for one in shared.values()], tell):
             for name in shared[job.name].cells if outcome.error is not None else ():
@@ -128,11 +128,6 @@ def _job(cell: Cell, file: Sweep, out: Path, device: str, *, reuse: bool) -> Job
         "reuse": str(out.resolve()) if reuse else None,
     }
     return Job(cell.name, work, arguments)
-
-
-def _finished(place: RunFolder, cell: Cell, names: Sequence[str]) -> bool:
-    """Trained, and judged by every protocol."""
-    return RunFolder(place.path / cell.name).weights.exists() and _judged(place, cell, names)
 
 
 def _judged(place: RunFolder, cell: Cell, names: Sequence[str]) -> bool:

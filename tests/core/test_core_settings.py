@@ -48,6 +48,17 @@ def test_what_is_no_length_is_refused(wrong: object) -> None:
             read(wrong)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_no_setting_is_without_end(wrong: float) -> None:
+    """JSON, in which settings are kept, has no such number."""
+
+    class Rate(Settings):
+        rate: float | None = None
+
+    with pytest.raises(Refused, match=rf"'rate' is {wrong}: input should be a finite number"):
+        Rate.read({"rate": wrong})
+
+
 @pytest.mark.parametrize(("wrong", "shown"), [(1.0, "1"), (8, "8"), ("8", "8"), ("510/255", "2"), (2.5, "2.5")])
 def test_a_share_of_the_pixel_range_is_below_one(wrong: object, shown: str) -> None:
     with pytest.raises(ValueError, match=f"share of the pixel range and must be below 1; for 8-bit steps write '{shown}/255'$"):

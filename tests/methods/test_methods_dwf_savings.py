@@ -235,6 +235,7 @@ def test_phases_that_learn_clean_images_alone_are_judged_by_them() -> None:
     goals = {name: phase.goal for name, phase in named(tiny("dwf")).items()}
     assert goals == {"benign-1": "sa", "fgsm-1": "ra", "pgd-1": "ra", "gate": "ra", "joint": "ra"}
     assert named(tiny("dwf", joint_regimes=("clean",)))["joint"].goal == "sa"
+    assert [named(tiny("immunity", steps=steps))["train"].goal for steps in (0, 2)] == ["sa", "ra"]
     assert {name: p.goal for name, p in named(tiny("jtdmoe")).items()} == {"standard": "sa", "robust": "ra", "joint": "ra"}
 
 

@@ -104,6 +104,7 @@ def test_every_other_setting_counts(kind: str) -> None:
     ({"batch_norm": "batch"}, {"benign-1"}),
     ({"gate_learning_rate": 0.5}, {"benign-1", "fgsm-1", "pgd-1"}),
     ({"fgsm": 3, "pgd": 2}, {"benign-1", "fgsm-1", "pgd-1"}),
+    ({"backbones": (SMALL[ResNet],) * 3}, set()),  # a net may differ in what its first weights do not show, such as drop-out
     ({"experts": tiny("dwf").experts.model_copy(update={"epochs": 7})}, set()),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_experts_share_what_does_not_concern_them(change: dict[str, Any], same: set[str]) -> None:

@@ -129,7 +129,8 @@ def test_a_resumed_sweep_does_only_what_is_missing(swept: tuple[Path, Swept, Tol
 
 def test_a_sweep_can_be_had_in_parts(swept: tuple[Path, Swept, Told], tmp_path: Path) -> None:
     out = shutil.copytree(swept[0], tmp_path / "out")
-    (out / "dwf" / "model.safetensors").unlink()
+    for weights in (out / "dwf").rglob("*.safetensors"):
+        weights.unlink()
     shutil.rmtree(out / "rate")
     shutil.rmtree(out / "radii")
     told: Told = []
@@ -137,7 +138,9 @@ def test_a_sweep_can_be_had_in_parts(swept: tuple[Path, Swept, Told], tmp_path: 
     assert [folder.name for folder in part.finished] == ["dwf", "rate"], "results outlast weights"
     assert {name for name, record in told if record["event"] == "cell"} == {"rate"}
     assert not (out / "radii").exists()
-    assert not (out / "dwf" / "model.safetensors").exists()
+    assert reused(out / "rate") == {}, "the first cell's experts are gone"
+    assert [folder.name for folder in sweep(ablation(), out, device="cpu", resume=True).finished] == ["dwf", "rate", "radii"]
+    assert list((out / "dwf").rglob("*.safetensors")) == []
     with pytest.raises(Refused, match=r"the sweep has no cell 'ratio'; .*rate"):
         sweep(ablation(), out, device="cpu", resume=True, only=["ratio"])
 
