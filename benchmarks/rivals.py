@@ -23,8 +23,8 @@ ORDER = ("plain", "fgsm-at", "pgd-at", "fast", "free", "trades", "advmoe", "soe"
 NOT_RUN = ("all twelve on SVHN", "rt-er, jtdmoe on Tiny ImageNet", "the same of ViT-small")
 """Presets whose data or weights are not at hand; tests train and attack them, made small, on images in the hub's layout."""
 HEADLINE = ball("linf", 8 / 255)
-PROTOCOLS = {"table3": ("table3",), "full": ("full",), "autoattack": ("autoattack", "autoattack-versionrand")}
-"""Column -> evaluations that may stand in it: of the reference code there is a version for random models."""
+PROTOCOLS = (("table3",), ("full",), ("autoattack", "autoattack-versionrand"))
+"""Evaluations that may stand in each column: of the reference code there is a version for random models."""
 HEAD = (
     "run",
     "M parameters",
@@ -60,7 +60,7 @@ def whole(found: dict[str, list[Evaluated]], costs: dict[str, dict[str, float]])
         passes = str(members[0].result.model.forward_passes)
         spent = [f"{cost['parameters'] / 1e6:.2f}", passes, f"{cost['mflop_a_prediction']:,.0f}", f"{cost['tflop']:,.0f}"]
         most = max(members, key=lambda one: one.result.clean.n).result.clean
-        cases = [_case([one for one in members if one.name.partition("@")[0] in names]) for names in PROTOCOLS.values()]
+        cases = [_case([one for one in members if one.name.partition("@")[0] in names]) for names in PROTOCOLS]
         flags = dict.fromkeys(flag.code for one in members for flag in one.result.flags)
         asked = any(one.protocol == "full" for one in members)
         lines.append(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dwf.cli.shared import Device, Precision, Quiet, Sets, app, console
+from dwf.core.wording import plural
 
 if TYPE_CHECKING:
     from dwf.core.result import Score
@@ -43,7 +44,6 @@ def attack(
 ) -> None:
     """Write adversarial images as files, with a manifest of what each one does to the run, also after rounding to 8 bits."""
     from dwf import verbs
-    from dwf.core.wording import plural
     from dwf.progress import evaluating
 
     with evaluating(console, quiet=quiet) as watch:

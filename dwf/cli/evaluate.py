@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dwf.cli.shared import Compile, Device, Precision, Quiet, Resume, Sets, Split, app, console, show_table
+from dwf.core.wording import threat
 
 if TYPE_CHECKING:
     from dwf.core.result import Result
@@ -77,8 +78,6 @@ def evaluate(
 
 def _headline(result: Result) -> str:
     """The one number that an evaluation ends in."""
-    from dwf.core.wording import threat
-
     worst, images = result.worst_case[0], result.dataset
     space = "" if worst.space == "pixel" else " in the standardised space, which is less among pixels"
     return (

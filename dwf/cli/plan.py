@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from dwf.cli.shared import Device, Memory, Sets, app, console, given
+from dwf.core.wording import duration, place
 
 if TYPE_CHECKING:
     from dwf.verbs.plan import PhaseCost, Plan, Work
@@ -42,8 +43,6 @@ def plan(
 
 
 def _phases(found: Plan) -> None:
-    from dwf.core.wording import duration, place
-
     table = Table(title=f"{found.run} on {place(found.environment)}", title_justify="left", box=None, pad_edge=False)
     table.add_column("phase")
     for name in ("rounds", "images", "forward\npasses", "backward\npasses", "operations", "memory\nof a step", "time"):
@@ -78,7 +77,6 @@ def _alike(found: Plan) -> list[tuple[str, list[PhaseCost]]]:
 
 
 def _devices(found: Plan, paper: Sequence[Work]) -> None:
-    from dwf.core.wording import duration
     from dwf.verbs.plan import LAUNCH, PAPER, PAPER_HOURS, SHARE, elsewhere
 
     table = Table(title="Time on one device", title_justify="left", box=None, pad_edge=False)

@@ -99,7 +99,7 @@ def _twenty_steps(phase: Phase) -> dict[str, list[float]]:
     return losses
 
 
-@pytest.mark.parametrize(("event", "after"), [("phase", 1), ("done", 1)])
+@pytest.mark.parametrize(("event", "after"), [("round", 3), ("phase", 1), ("done", 1)])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     whole: tuple[Run, bytes, list[dict[str, Any]]], event: str, after: int, tmp_path: Path
 ) -> None:
