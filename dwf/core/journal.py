@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dwf.core.errors import Refused
 from dwf.core.files import writable
 
 Record = Mapping[str, Any]
@@ -66,7 +67,16 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a journal; a last line cut short by a kill is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    """The records of a journal; a last line cut short by a kill is left out.
+
+    Raises `Refused` for any other line that is no record.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if line.endswith("\n"):
-            yield json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise Refused(f"{path} is damaged, its line {number} is no JSON object; remove the line or train the run again")
+            yield record

@@ -126,12 +126,7 @@ def by_run(evaluated: Iterable[Evaluated]) -> list[Evaluated]:
 
 
 def _journal(path: Path) -> tuple[Record, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(record for record in journal.read(path) if isinstance(record, dict))
-    except ValueError:
-        raise Refused(f"{path} is damaged, one of its lines is not JSON; remove the line or resume the run") from None
+    return tuple(journal.read(path)) if path.is_file() else ()
 
 
 def _json(path: Path, remedy: str) -> Any:

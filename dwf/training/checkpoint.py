@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.files import write_json, written, written_folder
 from dwf.core.journal import Record, read
-from dwf.training.reuse import DECIDED, WEIGHTS, Twin
+from dwf.training.reuse import DECIDED, NOBODY, WEIGHTS, Twin
 
+_COUNTERS = "counters.json"
+"""Of a checkpoint."""
 _RECORD, _JOURNAL = "phase.json", "train.jsonl"
 """Of a finished phase: how it ended, and what the journal says of it."""
 
@@ -43,6 +45,8 @@ class Counters:
     best_round: int | None = None
     averaged: int = 0
     """Optimizer steps that the moving average has seen."""
+    decided: str = ""
+    """What had decided the phase when it began, as a checksum; other runs may take over only what went on under the same."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Store:
                 save_weights(beside / "average.safetensors", checkpoint.average)
             flat = {f"{learner}/{key}": t for learner, memory in checkpoint.optimizers.items() for key, t in memory.items()}
             save_weights(beside / "optimizers.safetensors", flat)
-            (beside / "counters.json").write_text(json.dumps(asdict(checkpoint.counters)))
+            (beside / _COUNTERS).write_text(json.dumps(asdict(checkpoint.counters)))
         for folder in older:
             shutil.rmtree(folder)
 
@@ -103,7 +107,7 @@ class Store:
         counters: Counters,
         weights: dict[str, Tensor],
         records: Sequence[Record] = (),
-        decided: str = "{}",
+        decided: str = NOBODY,
     ) -> None:
         """Store what a phase made, for good, with its journal and what decided it."""
         with written_folder(self._phases / counters.phase) as beside:
@@ -137,7 +141,7 @@ class Store:
     def finished(self, phase: str) -> Counters | None:
         """How a finished phase ended; None while it has not."""
         folder = self._phases / phase
-        return _counters(folder) if (folder / _RECORD).exists() else None
+        return _counters(folder) if folder.exists() else None
 
     def weights(self, phase: str) -> dict[str, Tensor]:
         """What a finished phase made."""
@@ -152,7 +156,7 @@ class Store:
     def current_counters(self) -> Counters | None:
         """Where the newest checkpoint stands."""
         saved = self._saved()
-        return Counters(**json.loads((saved[-1] / "counters.json").read_text())) if saved else None
+        return _read(saved[-1] / _COUNTERS, "remove that folder to begin its phase again") if saved else None
 
     def drop(self) -> None:
         """The run is finished: nothing is left to resume."""
@@ -168,7 +172,15 @@ class Store:
 
 
 def _counters(folder: Path) -> Counters:
-    return Counters(**json.loads((folder / _RECORD).read_text()))
+    return _read(folder / _RECORD, "remove that folder to train its phase again")
+
+
+def _read(path: Path, remedy: str) -> Counters:
+    """Raises `Refused`, which ends in `remedy`, for a file that is missing, damaged or of another version."""
+    try:
+        return Counters(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise Refused(f"{path} is missing or damaged ({error}); {remedy}") from None
 
 
 def _link(source: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weight
 from dwf.training.memory import Measures
 from dwf.training.mover import Mover
 from dwf.training.plan import Feed, Phase, Update
-from dwf.training.reuse import Shelf
+from dwf.training.reuse import NOBODY, Shelf, checksum
 from dwf.training.rounds import Round
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -156,7 +156,7 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     _covers(phase, movers)
     feed, seed = harness.feed(phase), derive(harness.seed, phase.name)
     average = Average(phase.subject, options.average)
-    at, best = _restore(phase, harness.store, movers, average)
+    at, best = _restore(phase, decided, harness.store, movers, average)
     while at.rounds < phase.rounds and not _over(at, options):
         number, began = at.rounds, time.monotonic()
         torch.manual_seed(derive(seed, "global", number))  # for layers that draw by themselves, such as dropout
@@ -196,7 +196,9 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     if best:
         install(phase.subject, best, "the checkpoint")
     if ranks.rank() == 0:
-        harness.store.finish(at, weights_of(phase.subject), journal.records(phase.name), decided)
+        # What began under other code or on another device is nobody's twin.
+        by = decided if at.decided == checksum(decided) else NOBODY
+        harness.store.finish(at, weights_of(phase.subject), journal.records(phase.name), by)
     ranks.barrier()
 
 
@@ -241,11 +243,13 @@ def advance(updates: Iterator[Update], precision: torch.dtype, device: torch.dev
         return next(updates, None)
 
 
-def _restore(phase: Phase, store: Store, movers: Mapping[str, Mover], average: Average) -> tuple[Counters, dict[str, Tensor]]:
+def _restore(
+    phase: Phase, decided: str, store: Store, movers: Mapping[str, Mover], average: Average
+) -> tuple[Counters, dict[str, Tensor]]:
     """Where the phase stands and its best weights so far; subject, movers and average take over the checkpoint's state."""
     standing = store.current_counters()
     if standing is None or standing.phase != phase.name:  # asked first: another phase's tensors need not be read
-        return Counters(phase.name, 0, 0), {}
+        return Counters(phase.name, 0, 0, decided=checksum(decided)), {}
     saved = store.current()
     assert saved is not None
     install(phase.subject, saved.weights, "the checkpoint")

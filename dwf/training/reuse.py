@@ -6,6 +6,7 @@ before), settings, data, seed, precision, device, torch and our own code. Two ph
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,13 @@ from dwf.training.plan import Phase
 
 WEIGHTS, DECIDED = "model.safetensors", "decided.json"
 """Of a finished phase."""
+NOBODY = "{}"
+"""Stands in decided.json where nobody may take the phase over."""
+
+
+def checksum(decided: str) -> str:
+    """SHA-256 of what decides a phase: a phase in progress keeps this alone."""
+    return hashlib.sha256(decided.encode()).hexdigest()
 
 
 class Twin(NamedTuple):

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from dwf.core import journal
 from dwf.core.files import write_json
 from dwf.core.journal import Record
 from dwf.core.record import read_record
-from dwf.run import RunFolder
+from dwf.core.types import Spec
+from dwf.run import Run, RunFolder, build
 
 SCHEMA = "dwf.validation/1"
 
@@ -31,7 +34,11 @@ class Validated(NamedTuple):
 
 
 def validated(folders: Sequence[Path]) -> list[Validated]:
-    """One line a cell, as the journals have it; accuracies in [0, 1]. A journal that is damaged or does not tell is left out."""
+    """One line a cell, as the journals have it; accuracies in [0, 1].
+
+    Left out are cells whose journal is damaged or does not tell, and those whose last phase learns a part of the model, because
+    no phase scored the whole: frozen experts under a uniform gate.
+    """
     return [line for folder in folders if (line := _line(folder)) is not None]
 
 
@@ -48,12 +55,20 @@ def _line(folder: Path) -> Validated | None:
         rounds = [record for record in journal.read(RunFolder(folder).journal) if record.get("event") == "round"]
     except (OSError, ValueError):  # a sweep of many hours does not end for the sake of a table
         return None
-    last = [record for record in rounds if record["phase"] == rounds[-1]["phase"]]
-    if (kept := _kept(last, read_record(folder)["settings"]["train"]["select"])) is None:
+    record = read_record(folder)
+    last = [one for one in rounds if one["phase"] == rounds[-1]["phase"]]
+    if _of_a_part(record) or (kept := _kept(last, record["settings"]["train"]["select"])) is None:
         return None
     scores, seconds = kept["validation"], sum(record["seconds"] for record in rounds)
     found = (scores["sa"], scores["fgsm"], scores["ra"], scores["n"], kept["round"] + 1, kept["rounds"], round(seconds, 3))
     return Validated(folder.name, *found)
+
+
+def _of_a_part(record: dict[str, Any]) -> bool:
+    """Whether the last phase made a part of the model, an expert perhaps: nobody validated the whole then."""
+    run = Run.read(record["settings"], where="run.json")
+    model = build(run, Spec.read(record["spec"], where="run.json"), torch.device("cpu"))
+    return run.method.phases(model)[-1].subject is not model
 
 
 def _kept(rounds: Sequence[Record], select: str) -> Record | None:

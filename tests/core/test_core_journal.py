@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,11 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").mkdir()
     with pytest.raises(Refused, match=r"train.jsonl cannot be written \(Is a directory\)"):
         Journal(tmp_path / "train.jsonl")
+
+
+@pytest.mark.parametrize("line", ["{", "", "1", "[]"])
+def test_a_damaged_line_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"step": 0}\n' + line + '\n{"step": 2}\n')
+    with pytest.raises(Refused, match=re.escape(f"{path} is damaged, its line 2 is no JSON object; remove the line")):
+        list(read(path))

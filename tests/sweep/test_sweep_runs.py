@@ -77,6 +77,17 @@ def test_what_was_kept_is_the_best_round_where_a_phase_chooses(swept: tuple[Path
     assert validated([out]) == []
 
 
+def test_an_experts_scores_are_not_told_as_the_mixtures(swept: tuple[Path, Swept, Told], tmp_path: Path) -> None:
+    """Frozen experts under a uniform gate: the last phase is an expert's."""
+    out = shutil.copytree(swept[0] / "dwf", tmp_path / "dwf")
+    record = read_record(out)
+    record["settings"]["method"] |= {"freeze_experts": True, "gate": {**record["settings"]["method"]["gate"], "reads": "nothing"}}
+    (out / "run.json").write_text(json.dumps(record))
+    rounds = [one for one in journal.read(out / "train.jsonl") if one.get("phase") != "joint"]
+    (out / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rounds))
+    assert validated([out]) == []
+
+
 def test_no_expert_is_trained_twice(swept: tuple[Path, Swept, Told]) -> None:
     out, _, told = swept
     taught = [(name, record["phase"]) for name, record in told if record["event"] == "step" or record["event"] == "round"]

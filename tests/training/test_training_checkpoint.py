@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,25 @@ def test_the_journal_belongs_to_the_newest_of_checkpoint_and_finished_phases(tmp
     assert store.journal_bytes(["a", "joint"]) == 70
     store.save(saved(9))
     assert store.journal_bytes(["a", "joint"]) == 90
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", '{"phase": "a"}', '{"phase": "a", "rounds": 1, "journal_bytes": 0, "x": 1}'])
+def test_damaged_counters_are_one_sentence(content: str | None, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(saved(1))
+    store.finish(Counters("a", 1, 70), ONE)
+    damaged = {
+        tmp_path / "state" / "000000" / "counters.json": store.current,
+        tmp_path / "phases" / "a" / "phase.json": partial(store.finished, "a"),
+    }
+    for file, ask in damaged.items():
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(Refused, match=re.escape(f"{file} is missing or damaged (")) as refusal:
+            ask()
+        assert re.search(r"\); remove that folder to (begin|train) its phase again$", str(refusal.value))
+        assert "\n" not in str(refusal.value)
 
 
 def test_weights_are_copies_on_the_cpu_in_plain_order() -> None:

@@ -105,13 +105,24 @@ def test_what_something_else_decided_is_learnt_again(other: dict[str, Any], tmp_
     assert not any("reused_from" in record for record in records(tmp_path / "two"))
 
 
-def test_a_phase_that_stands_in_the_middle_goes_on_by_itself(tmp_path: Path) -> None:
-    def pull(record: Any) -> None:
-        if record["event"] == "round" and record["round"] == 1:
-            raise Stopped
+def pulled_in_the_second_round(record: Any) -> None:
+    """The checkpoint of the first is stored by then."""
+    if record["event"] == "round" and record["round"] == 1:
+        raise Stopped
 
+
+def test_a_phase_that_stands_in_the_middle_goes_on_by_itself(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        go(tmp_path / "two", shelf=shelf(tmp_path), listeners=(pull,))
+        go(tmp_path / "two", shelf=shelf(tmp_path), listeners=(pulled_in_the_second_round,))
     expected = go(tmp_path / "one", shelf=shelf(tmp_path))
     assert go(tmp_path / "two", shelf=shelf(tmp_path)) == expected
     assert {r["phase"] for r in records(tmp_path / "two") if "reused_from" in r} == {"b"}
+
+
+@pytest.mark.parametrize(("code", "taken"), [("older", {"a", "b"}), ("newer", {"b"})])
+def test_a_phase_that_began_under_other_code_is_nobodys_twin(code: str, taken: set[str], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        go(tmp_path / "one", shelf=shelf(tmp_path, code="older"), listeners=(pulled_in_the_second_round,))
+    go(tmp_path / "one", shelf=shelf(tmp_path, code=code))
+    go(tmp_path / "two", shelf=shelf(tmp_path, code=code))
+    assert {r["phase"] for r in records(tmp_path / "two") if "reused_from" in r} == taken
