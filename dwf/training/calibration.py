@@ -26,6 +26,8 @@ from dwf.training.loop import advance, holding
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Phase
 
+COUNTED = 10
+"""Images of a step whose operations are counted: of them tenths of a batch, which a method may attack alone, are whole images."""
 FEW = 8
 """Images of a first timing, from which the size of the next one follows."""
 MOMENTS = 8
@@ -48,9 +50,9 @@ class Load:
 
 def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float) -> Load:
     """Run `phase` on parts of `batch` for about `budget` seconds. Its subject learns from them: hand over one that nobody needs."""
-    rows = min(len(batch.y), tellable(phase.subject))
+    rows = min(len(batch.y), COUNTED)
     operations = counted(phase, _first(batch, rows), precision)
-    memory = kept(phase, _first(batch, rows), precision).memory
+    memory = kept(phase, _first(batch, min(len(batch.y), tellable(phase.subject))), precision).memory
 
     def work(images: int) -> None:
         for _ in _updates(phase, _One(_first(batch, images), precision), _movers(phase)):

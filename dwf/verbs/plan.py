@@ -20,7 +20,7 @@ from dwf.data import Feed, ordered, specify, subset
 from dwf.models.compiled import is_compiled
 from dwf.models.inference import attack_precision
 from dwf.run import Run, RunFolder, build, environment, read
-from dwf.training.calibration import Counted, Load, calibrate, counted, paced
+from dwf.training.calibration import COUNTED, Counted, Load, calibrate, counted, paced
 from dwf.training.footprint import resident
 from dwf.training.memory import VALIDATION, Measures
 from dwf.training.mover import precision_of
@@ -44,8 +44,6 @@ PAPER = "dwf-cifar10"
 """The preset of the paper's own recipe."""
 PAPER_HOURS = 240
 """GPU-hours on H100 that the paper states."""
-COUNTED = 2
-"""Images of a step that is counted without data."""
 
 
 class Work(NamedTuple):
@@ -154,7 +152,7 @@ def plan(run: Run, folder: Path | str | None = None, *, device: str = "auto", bu
 def operations(run: Run, spec: Spec) -> dict[str, float]:
     """Phase -> operations for each clean image that it trains on, attacks included; validation is not.
 
-    Counted on two images that mean nothing: needs no data and takes seconds, on whatever machine.
+    Counted on a few images that mean nothing: needs no data and takes seconds, on whatever machine.
     """
     return {name: found.flops / COUNTED for name, found in _counted(run, spec).items()}
 

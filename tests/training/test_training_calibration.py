@@ -49,6 +49,16 @@ def test_the_attack_is_counted_at_the_mean_of_its_numbers_of_steps(choices: tupl
     assert found.typical == (2 * int(fmean(choices)) + 2) * FORWARD * 4, "what is timed is a step that there is"
 
 
+def test_an_attack_on_tenths_of_a_batch_is_counted_as_such() -> None:
+    def partly(model: nn.Module, batches: Batches) -> Iterator[Update]:
+        for draw in batches:
+            count = max(1, round(0.3 * len(draw.y)))
+            x = Pgd(steps=5)(model, draw.x[:count], draw.y[:count], draw.noise.first(count))
+            yield Update(F.cross_entropy(model(torch.cat([x, draw.x[count:]])), draw.y))
+
+    assert calibrate(phase(net(), partly), batch(20), torch.float32, 0.0).flops == pytest.approx((2 * 5 * 0.3 + 2) * FORWARD)
+
+
 def test_a_phase_that_grows_is_counted_from_its_beginning_to_its_end() -> None:
     def growing(model: nn.Module, batches: Batches) -> Iterator[Update]:
         for draw in batches:
