@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,28 @@ def until(condition: Any, process: subprocess.Popen[str], limit: float = 300) ->
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
+
+
+def works(folder: Path, sign: str, since: float) -> bool:
+    """Whether a file like `sign` was written since that moment of the clock."""
+    with suppress(FileNotFoundError):  # gone between the listing and the look
+        return any(file.stat().st_mtime >= since for file in folder.glob(sign))
+    return False
+
+
+def killed(words: Sequence[str | Path], folder: Path, sign: str, after: float) -> bool:
+    """Kill -9 that many seconds after the job set to work, then look at the folder; whether it was still alive."""
+    began = time.time()
+    process = start(words)
+    while process.poll() is None and not works(folder, sign, began):
+        time.sleep(0.02)
+    time.sleep(after)
+    process.kill()
+    code, _, err = finish(process)
+    assert code in (0, -9), err
+    if folder.exists():
+        whole(folder)
+    return code == -9
 
 
 def whole(folder: Path) -> None:

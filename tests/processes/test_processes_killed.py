@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from dwf_processes import done, finish, leftovers, preset, records, start, until, untimed, whole
+from dwf_processes import done, finish, killed, leftovers, preset, records, start, until, untimed, whole
 
 EVALUATION = ["--protocol", "full", "--samples", "40", "--batch", "8", "--device", "cpu", "--precision", "fp32", "--resume"]
 FEW = ("steps=3", "apgd_steps=6", "targets=2", "queries=20")
@@ -23,21 +23,18 @@ class Undisturbed(NamedTuple):
     """A job that nobody killed."""
 
     folder: Path
-    before: float
-    """Seconds until it set to work."""
     working: float
-    """Seconds from then on."""
+    """Seconds from the moment when it set to work."""
 
 
 def undisturbed(words: Sequence[str | Path], folder: Path, sign: str) -> Undisturbed:
     """Run to the end, noting when the first file like `sign` appears."""
-    began = time.monotonic()
     process = start(words)
     until(lambda: any(folder.glob(sign)), process)
     working = time.monotonic()
     code, _, err = finish(process)
     assert code == 0, err
-    return Undisturbed(folder, working - began, time.monotonic() - working)
+    return Undisturbed(folder, time.monotonic() - working)
 
 
 @pytest.fixture(scope="module")
@@ -53,26 +50,20 @@ def evaluated(trained: Undisturbed) -> Undisturbed:
     return undisturbed(["evaluate", trained.folder, *EVALUATION], trained.folder / "eval", ".*.parts")
 
 
-def kill_and_go_on(words: Sequence[str | Path], folder: Path, kills: int, pace: Undisturbed) -> int:
-    """Kill -9 at random moments of the job, looking at the folder each time, then let it end; how many kills hit it alive."""
+def kill_and_go_on(words: Sequence[str | Path], folder: Path, sign: str, kills: int, working: float) -> None:
+    """Kill -9 as soon as the job works, then at random moments of its work; then let it end."""
     random, hits = Random(kills), 0
     for _ in range(kills):
-        process = start(words)
-        time.sleep(pace.before * random.uniform(0.8, 1.0) + pace.working * random.uniform(0, 4 / kills))
-        process.kill()
-        code, _, err = finish(process)
-        assert code in (0, -9), err
-        hits += code == -9
-        whole(folder)
+        hits += killed(words, folder, sign, working * random.uniform(0, 2 / kills) if hits else 0)
+    assert hits >= 1
     done(words)
-    return hits
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=SLOW)])
 def test_a_killed_training_ends_as_if_nothing_had_happened(kills: int, trained: Undisturbed, tmp_path: Path) -> None:
     undisturbed, folder = trained.folder, tmp_path / "run"
     words = ["train", preset(tmp_path), "--device", "cpu", "--out", folder, "--resume"]
-    assert kill_and_go_on(words, folder, kills, trained) >= 1
+    kill_and_go_on(words, folder, "train.jsonl", kills, trained.working)
     assert (folder / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert records(folder) == records(undisturbed)
     assert leftovers(folder) == []
@@ -89,7 +80,7 @@ def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     folder.mkdir()
     for name in ("run.json", "model.safetensors"):
         (folder / name).write_bytes((trained.folder / name).read_bytes())
-    assert kill_and_go_on(["evaluate", folder, *EVALUATION], folder, kills, evaluated) >= 1
+    kill_and_go_on(["evaluate", folder, *EVALUATION], folder, "eval/.*.parts", kills, evaluated.working)
     written = sorted(path.name for path in (folder / "eval").iterdir())
     assert written == sorted(path.name for path in undisturbed.iterdir()) == [f"{NAME}.images.npz", f"{NAME}.json", f"{NAME}.npz"]
     for name in (f"{NAME}.npz", f"{NAME}.images.npz"):
