@@ -96,7 +96,7 @@ def cells(sweep: Path) -> list[Cell]:
 def absent(sweep: Path) -> str:
     """A line that names the cells that have not been judged; empty where all have."""
     names = ", ".join(f"`{name}`" for name in _content(sweep)["cells"] if not _begun(sweep / name))
-    return f"\nNot run yet: {names}." if names else ""
+    return f"\nNot run yet: {names}.\n" if names else ""
 
 
 def _begun(folder: Path) -> bool:

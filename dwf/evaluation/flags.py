@@ -236,7 +236,7 @@ def no_specialisation(weights: Weights) -> FlagEntry | None:
 
 
 def dead_weight(clean: tuple[Bits, Fact], robust: tuple[Bits, Fact], name: str) -> FlagEntry | None:
-    """(the mixture, its best expert alone): is the expert within the mixture's interval on both, under the same attacks?"""
+    """(the mixture, one expert alone): is the expert within the mixture's interval on both, under the same attacks?"""
     lows = [wilson(int(mixture.sum()), len(mixture))[0] for mixture, _ in (clean, robust)]
     alone = [float(expert.mean()) for _, expert in (clean, robust)]
     if alone[0] < lows[0] or alone[1] < lows[1]:

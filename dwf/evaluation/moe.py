@@ -74,13 +74,13 @@ class Moe(OneThreat):
 
 
 def worth(findings: Findings, rows: Sequence[str]) -> Alarms:
-    """`dead_weight`: the mixture after `rows` against its best expert after the same attacks."""
+    """`dead_weight`: the mixture after `rows` against each expert after the same attacks, the most robust of them first."""
     alarms, facts = Alarms(), findings.facts
     names = [name.removesuffix("/robust") for name in facts if name.endswith("/robust")]
     if len(names) < 2:
         return alarms
-    best = max(names, key=lambda name: float(facts[f"{name}/robust"].mean()))
     clean = findings.bits["clean"]
     robust = np.logical_and.reduce([clean, *(findings.bits[row] for row in rows)])
-    alarms.note(flags.dead_weight((clean, facts[f"{best}/clean"]), (robust, facts[f"{best}/robust"]), best))
+    for name in sorted(names, key=lambda name: -float(facts[f"{name}/robust"].mean())):
+        alarms.note(flags.dead_weight((clean, facts[f"{name}/clean"]), (robust, facts[f"{name}/robust"]), name))
     return alarms

@@ -9,7 +9,8 @@ from torch import nn
 
 from dwf.core.types import Batch, Threat
 from dwf.evaluation import flags
-from dwf.evaluation.check import Standing
+from dwf.evaluation.check import Findings, Standing
+from dwf.evaluation.moe import worth
 from dwf.evaluation.sweep import FgsmSweep, PgdSweep
 from dwf.evaluation.victim import Victim
 from dwf.models import Mixture
@@ -135,3 +136,20 @@ def test_an_alarm_of_several_pairs_shares_its_level() -> None:
     alarms = flags.Alarms()
     alarms.test(None, flags.no_convergence(before, after, ("1", "2")))
     assert (alarms.tests, [flag.code for flag in alarms.raised]) == (1, ["no_convergence"])
+
+
+def known(rate: float) -> np.ndarray:
+    return bits(rate).astype(float)
+
+
+@pytest.mark.parametrize(("modest", "raised"), [((0.58, 0.31), ["dead_weight"]), ((0.5, 0.31), []), ((0.58, 0.25), [])])
+def test_any_expert_that_is_as_good_alone_makes_the_rest_dead_weight(modest: tuple[float, float], raised: list[str]) -> None:
+    """Not only the most robust one, which may be poor on clean images."""
+    found = {"clean": bits(0.6), "pgd": bits(0.33), "apgd-ce": bits(0.34)}
+    facts = {"expert-1/clean": known(0.4), "expert-1/robust": known(0.34)}
+    facts |= {"expert-2/clean": known(modest[0]), "expert-2/robust": known(modest[1])}
+    alarms = worth(Findings(found, facts, 10), ("pgd", "apgd-ce"))
+    assert [flag.code for flag in alarms.raised] == raised
+    assert all("'expert-2' alone has SA 58.0% and RA 31.0%" in flag.cause for flag in alarms.raised)
+    one = {name: fact for name, fact in facts.items() if name.startswith("expert-2")}
+    assert worth(Findings(found, one, 10), ("pgd", "apgd-ce")).raised == []

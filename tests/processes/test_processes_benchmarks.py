@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablation
 import everything
 import pytest
 import rivals
@@ -70,6 +71,12 @@ def test_a_benchmark_without_its_data_is_skipped_with_the_reason(tmp_path: Path)
     said = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout
     assert said == "attacks: skipped, needs --data FOLDER with CIFAR-10\n"
     assert not (tmp_path / "all.json").exists()
+
+
+@pytest.mark.slow
+def test_the_document_on_the_ablation_says_what_the_results_say() -> None:
+    _, _, rest = ablation.DOCUMENT.read_text().partition("<!-- tables -->\n")
+    assert rest.partition("<!-- end of tables -->\n")[0] == ablation.tables()
 
 
 def test_the_document_on_scale_says_what_the_model_says() -> None:

@@ -68,7 +68,7 @@ def test_what_has_not_run_is_named_and_left_out(swept: Path, tmp_path: Path) -> 
     out = shutil.copytree(swept, tmp_path / "out")
     shutil.rmtree(out / "rate")
     assert [one.name for one in cells(out)] == ["dwf"]
-    assert absent(out) == "\nNot run yet: `rate`."
+    assert absent(out) == "\nNot run yet: `rate`.\n"
     shutil.rmtree(out / "dwf")
     with pytest.raises(SystemExit, match="has been judged yet"):
         cells(out)
