@@ -60,7 +60,7 @@ class _Apgd(Settings):
 
     def _run(self, objective: Objective, model: Classifier, x: Tensor, noise: Noise, goals: Iterable[_Goal]) -> Tensor:
         """One ascent for each goal, on the samples that still stand; the most damaging image of each sample (B, C, H, W)."""
-        best, worst = x.detach(), torch.full((len(x),), -torch.inf, device=x.device)
+        best, worst = x.detach().clone(), torch.full((len(x),), -torch.inf, device=x.device)
         if self.threat.eps == 0:
             return best
         for restart, goal in enumerate(goals):

@@ -11,7 +11,7 @@ from dwf.attacks.engine import ascend, at_image, checked, end, frozen
 from dwf.attacks.losses import cross_entropy
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Classifier, Threat
+from dwf.core.types import Classifier, Threat, default_step
 
 
 class Bim(Settings):
@@ -20,7 +20,7 @@ class Bim(Settings):
     kind: Literal["bim"] = "bim"
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=default_step)
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""

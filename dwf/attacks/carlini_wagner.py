@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dwf.attacks.engine import checked, frozen, project, rows_of
+from dwf.attacks.engine import checked, finite, frozen, project, rows_of
 from dwf.attacks.losses import margin
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
@@ -173,5 +173,5 @@ def _look(task: _Task, state: _State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images = (torch.tanh(w) + 1) / 2
         surplus = task.surplus(images, state.row)
         loss = (images - state.x).square().sum((1, 2, 3)) + state.c * (-surplus).relu()
-        gradient = torch.autograd.grad(loss.sum(), w)[0]
+        gradient = finite(torch.autograd.grad(loss.sum(), w)[0])
     return images.detach(), surplus.detach(), loss.detach(), gradient

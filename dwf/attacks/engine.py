@@ -78,10 +78,31 @@ def input_gradient(loss: Loss, x: Tensor, draws: int = 1) -> Tensor:
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """The gradient itself. Raises `Refused` if it is NaN or infinite anywhere: comparisons with NaN would pass for robustness."""
+    """The gradient itself, or images that followed it. Raises `Refused` if it is NaN or infinite anywhere: comparisons with NaN
+    would pass for robustness.
+    """
     if not gradient.isfinite().all():
         raise Refused("the model's input gradient is NaN or infinite and no attack can follow it; look for sqrt, log or / at 0")
     return gradient
+
+
+def known(logits: Tensor) -> Tensor:
+    """The logits themselves. Raises `Refused` if one is NaN or infinite: nothing larger or smaller would be seen in them."""
+    if not logits.isfinite().all():
+        raise Refused(
+            "the model returned NaN or infinite logits under attack, and nothing can be said about its robustness; look in it "
+            "for sqrt, log or / at 0"
+        )
+    return logits
+
+
+def sign(gradient: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN where the gradient is NaN or infinite, without waiting for the device.
+
+    torch.sign makes 0 of NaN, and an attack that stands still would pass for robustness; an image of NaN is noticed by whoever
+    judges it, and by the loss of whoever trains on it.
+    """
+    return torch.add(gradient.sign(), gradient, alpha=0)
 
 
 def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
@@ -98,10 +119,17 @@ def project(moved: Tensor, x: Tensor, threat: Threat) -> Tensor:
 def steepest(threat: Threat) -> Direction:
     """The unit move that raises a linear loss most: the sign for Linf (times its scale), the normalised gradient for L2."""
     if threat.norm == "l2":
-        return lambda gradient: gradient / _norms(gradient).clamp(min=1e-12)
+        return normalised
     if (scale := threat.scale) is not None:
-        return lambda gradient: gradient.sign() * _stretch(scale, gradient)
-    return torch.sign
+        return lambda gradient: sign(gradient) * _stretch(scale, gradient)
+    return sign
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """Length 1 for each sample, however short: the squares of what a saturated model leaves of a gradient underflow. 0 stays 0."""
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / largest
+    return scaled / _norms(scaled).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def at_image(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
@@ -152,9 +180,14 @@ def frozen(model: Classifier) -> Iterator[None]:
 
 
 def checked(x: Tensor, y: Tensor, threat: Threat, target: Tensor | None = None) -> None:
-    """Refuses what no attack can mean: images outside [0, 1], whole numbers, NaN, labels that do not fit."""
-    if x.dim() != 4 or not x.is_floating_point():
-        raise Refused(f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) floats in [0, 1]; divide bytes by 255")
+    """Refuses what no attack can mean: images outside [0, 1], whole or half numbers, NaN, labels that do not fit."""
+    if x.dim() != 4 or x.dtype not in (torch.float32, torch.float64):  # half numbers round images out of their ball
+        raise Refused(
+            f"images are {tuple(x.shape)} {x.dtype}, an attack needs (B, C, H, W) float32 in [0, 1]; divide bytes by 255, and give "
+            "half numbers as float32"
+        )
+    if x.is_inference() or torch.is_inference_mode_enabled():
+        raise Refused("torch.inference_mode forbids the gradients that an attack follows; use torch.no_grad instead")
     if threat.scale is not None and len(threat.scale) != x.shape[1]:
         raise Refused(f"the threat scales {len(threat.scale)} channels and the images have {x.shape[1]}; give one factor a channel")
     named = [("labels", y)] + ([] if target is None else [("targets", target)])

@@ -10,7 +10,7 @@ from torch import Tensor
 from dwf.attacks.pgd import Pgd
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Classifier, Threat
+from dwf.core.types import Classifier, Threat, default_step
 
 
 class EotPgd(Settings):
@@ -19,7 +19,7 @@ class EotPgd(Settings):
     kind: Literal["eot-pgd"] = "eot-pgd"
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=default_step)
     restarts: int = Field(default=1, ge=1)
     draws: int = Field(default=20, ge=1)
 

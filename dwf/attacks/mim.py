@@ -16,7 +16,7 @@ from dwf.attacks.engine import Direction, ascend, at_image, checked, end, frozen
 from dwf.attacks.losses import cross_entropy
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Classifier, Threat
+from dwf.core.types import Classifier, Threat, default_step
 
 
 class Mim(Settings):
@@ -25,7 +25,7 @@ class Mim(Settings):
     kind: Literal["mim"] = "mim"
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=default_step)
     decay: float = Field(default=1.0, ge=0)
     """How much of the accumulated gradient survives a step."""
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dwf.attacks.engine import ascend, at_image, checked, end, frozen, uniform
+from dwf.attacks.engine import ascend, at_image, checked, end, finite, frozen, known, uniform
 from dwf.attacks.losses import cross_entropy, margin
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Classifier, Threat
+from dwf.core.types import Classifier, Threat, default_step
 
 
 class Pgd(Settings):
@@ -21,8 +21,8 @@ class Pgd(Settings):
     kind: Literal["pgd"] = "pgd"
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
-    step: Length = 2 / 255
-    """Step size in the units of the radius."""
+    step: Length = Field(default_factory=default_step)
+    """Step size in the units of the radius; left out, 2/255 at 8/255, and always enough for `steps` to cross the ball."""
     restarts: int = Field(default=1, ge=1)
     start: Literal["uniform", "image"] = "uniform"
     """Where each ascent begins: uniformly in the ball, or at the image."""
@@ -73,7 +73,8 @@ class Pgd(Settings):
                 if self.restarts == 1:
                     return last
                 with torch.no_grad():
-                    logits = model(last).float()
+                    seen = [model(finite(last)).float() for _ in range(self.draws)]
+                    logits = known(torch.stack(seen).mean(0))  # a NaN damages nothing, by comparison
                     damage = margin(logits, y) if target is None else -margin(logits, target)
                 better = damage > worst
                 best, worst = torch.where(better.view(-1, 1, 1, 1), last, best), torch.maximum(damage, worst)

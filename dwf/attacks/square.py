@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dwf.attacks.engine import checked, frozen, project
+from dwf.attacks.engine import checked, frozen, known, project
 from dwf.attacks.losses import margin
 from dwf.core.seeds import Noise
 from dwf.core.settings import Settings
@@ -46,12 +46,14 @@ class Square(Settings):
     kind: Literal["square"] = "square"
     threat: Threat = Threat()
     queries: int = Field(default=5000, ge=1)
-    """Forward passes a sample and restart, the start's included."""
+    """Images asked about a sample and restart, the start included."""
     p: float = Field(default=0.8, gt=0, le=1)
     """Share of the pixels that the first windows cover. The paper's schedule of 10 000 queries shrinks it, rescaled to `queries`
     as the released code does: query i stands where i * 10 000 / queries stands in the paper."""
     restarts: int = Field(default=1, ge=1)
     """Each after the first runs on the samples that still stand."""
+    draws: int = Field(default=1, ge=1)
+    """Passes averaged for each query, for models that are random: one lucky draw would end the search of a sample that stands."""
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in [0, 1], y (B,) -> adversarial images; `target` (B,) asks for a class instead of an error."""
@@ -59,7 +61,8 @@ class Square(Settings):
         x = x.detach()
         best, worst = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
         rows = torch.arange(0 if self.threat.eps == 0 else len(x), device=x.device)
-        score, goal = (_error(model), y) if target is None else (_hit(model), target)
+        asked = _mean(model, self.draws)
+        score, goal = (_error(asked), y) if target is None else (_hit(asked), target)
         with frozen(model), torch.no_grad():
             for restart in range(self.restarts):
                 if len(rows) == 0:
@@ -104,9 +107,13 @@ class Square(Settings):
         return min(side, height, width)
 
 
+def _mean(model: Classifier, draws: int) -> Classifier:
+    return lambda x: known(torch.stack([model(x).float() for _ in range(draws)]).mean(0))
+
+
 def _error(model: Classifier) -> Score:
     def score(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        damage = margin(model(x).float(), y)
+        damage = margin(model(x), y)
         return damage, damage > 0
 
     return score
@@ -114,7 +121,7 @@ def _error(model: Classifier) -> Score:
 
 def _hit(model: Classifier) -> Score:
     def score(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(x).float()
+        logits = model(x)
         return -F.cross_entropy(logits, target, reduction="none"), margin(logits, target) < 0
 
     return score

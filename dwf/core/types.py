@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, cast, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -114,6 +114,21 @@ class Threat(Settings):
                 f"'scale' stretches the radius of channels, which norm '{self.norm}' has not; leave it out or set 'norm' to 'linf'"
             )
         return self
+
+
+CROSSING = 2.5
+"""The steps of PGD together are at least this many radii, so that it can cross the ball from any start."""
+
+
+def usual_step(threat: Threat) -> float:
+    """The step of the literature: 2/255 for Linf, but at most a quarter of the radius; a quarter for L2."""
+    return min(2 / 255, threat.eps / 4) if threat.norm == "linf" else threat.eps / 4
+
+
+def default_step(settings: Mapping[str, Any]) -> float:
+    """For settings with `threat` and `steps`: the usual step, longer where so few could not cross the ball."""
+    threat, steps = cast(Threat, settings["threat"]), cast(int, settings["steps"])
+    return max(usual_step(threat), CROSSING * threat.eps / steps)
 
 
 class Attack(Protocol):

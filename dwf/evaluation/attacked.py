@@ -75,20 +75,33 @@ def take(batch: Batch, rows: Tensor) -> Batch:
 
 
 def attacked(
-    attack: Attack, view: View, victim: Victim, batch: Batch, noise: Noise, *, original: Classifier | None = None
+    attack: Attack,
+    view: View,
+    victim: Victim,
+    batch: Batch,
+    noise: Noise,
+    *,
+    original: Classifier | None = None,
+    goal: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(who is still right (B,) by the whole original, the adversarial images (B, C, H, W)).
 
     `original`: what the view is a fast copy of; None is the model itself for the whole, and nothing for other views. Whoever the
-    copy alone took for broken is attacked once more, on the original: the copy's rounding saves no sample.
+    copy alone took for broken is attacked once more, on the original: the copy's rounding saves no sample. `goal`: the class that
+    `attack` must reach; None if any error will do.
     """
+
+    def broken(logits: Tensor) -> Tensor:
+        named = logits.argmax(1)
+        return named != batch.y if goal is None else named == goal
+
     shown = view(victim, batch.x)
     images = attack(shown, batch.x, batch.y, noise)
     exact = original if original is not None else victim.original if isinstance(view, Whole) else None
     if exact is not None:
         with torch.no_grad():
             there = project(images, batch.x, attack.threat)
-            saved = (shown(there).argmax(1) != batch.y) & (exact(there).argmax(1) == batch.y)
+            saved = broken(shown(there)) & ~broken(exact(there))
         again = saved.nonzero().squeeze(1)
         if len(again):
             rest = take(batch, again)

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dwf.attacks.engine import finite, input_gradient
+from dwf.attacks.losses import cross_entropy
 from dwf.core.errors import Refused
 from dwf.core.seeds import derive
 from dwf.core.types import Batch, Threat
@@ -62,13 +64,14 @@ class Reference:
         if len(rows):
             rest = take(batch, rows)
             model = victim.through(NchwCopy(victim.module).eval())
+            finite(input_gradient(cross_entropy(model, rest.y), rest.x))  # the authors' code takes NaN for a gradient of 0
             with torch.random.fork_rng():
                 authors = Authors(
                     model,
                     norm="Linf" if self.threat.norm == "linf" else "L2",
                     eps=self.threat.eps,
                     version=self.version,
-                    seed=derive(victim.seed, "autoattack", int(rest.index[0])) % 2**31,
+                    seed=derive(victim.seed, "autoattack", int(batch.index[0])) % 2**31,
                     device=rest.x.device,
                 )
                 found = authors.run_standard_evaluation(rest.x.contiguous(), rest.y, batch_size=len(rest.y))

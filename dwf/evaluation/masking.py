@@ -24,7 +24,7 @@ from dwf.evaluation.gradients import ZeroGradient
 from dwf.evaluation.standard import auto_pgd
 from dwf.evaluation.statistics import LEVEL, Bits
 from dwf.evaluation.sweep import Clean, FgsmSweep, PgdSweep
-from dwf.evaluation.threats import OneThreat, label, step_of
+from dwf.evaluation.threats import OneThreat, label
 from dwf.evaluation.transfer import transfer_sources
 from dwf.evaluation.views import Softened, Temperature
 
@@ -45,7 +45,9 @@ class Masking(OneThreat):
     queries: int = Field(default=1000, ge=1)
     """Of Square, on the survivors of APGD-T."""
     eot: int = Field(default=1, ge=1)
-    """Gradients averaged a step by PGD's last row, by APGD and by transfer; 20 or more for a random model."""
+    """Gradients averaged a step by PGD's last row, by APGD and by transfer, and passes a query by Square; 20 or more for a random
+    model.
+    """
     temperatures: tuple[tuple[Temperature, Temperature], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
     """Of the softened copies: (gate, experts)."""
 
@@ -55,7 +57,7 @@ class Masking(OneThreat):
         return self._pgd_at(self.threat)
 
     def _pgd_at(self, threat: Threat) -> Pgd:
-        return Pgd(threat=threat, steps=self.steps, step=step_of(threat, self.steps), draws=self.eot)
+        return Pgd(threat=threat, steps=self.steps, draws=self.eot)
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """White-box attacks on everybody, then everything else on their survivors."""
@@ -88,7 +90,7 @@ class Masking(OneThreat):
         after = (_last(scope.classes),)
         copies = [Attacked(_soft(t), self.pgd, Softened(*t), after=after) for t in self.temperatures] if scope.experts else []
         transfers = [Attacked(name, self.pgd, view, "transfer", after) for name, view in transfer_sources(scope)]
-        square = Attacked("square", Square(threat=self.threat, queries=self.queries), kind="black", after=after)
+        square = Attacked("square", Square(threat=self.threat, queries=self.queries, draws=self.eot), kind="black", after=after)
         gradients = self._restarts(max(len(self.temperatures), len(scope.surrogates)))
         budgets = {"restarts-gradient": gradients, "restarts-query": self._queries()}
         again = ApgdCe(threat=self.threat, steps=self.apgd_steps, draws=self.eot)

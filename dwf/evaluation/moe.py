@@ -18,7 +18,7 @@ from dwf.evaluation.flags import Alarms
 from dwf.evaluation.permutations import switching
 from dwf.evaluation.reweighed import Reweighed
 from dwf.evaluation.sweep import Clean, FgsmSweep
-from dwf.evaluation.threats import OneThreat, step_of
+from dwf.evaluation.threats import OneThreat
 from dwf.evaluation.views import FrozenRouting, Softened, Surrogate, Temperature, WeightedLogits
 
 
@@ -35,7 +35,7 @@ class Moe(OneThreat):
     @property
     def pgd(self) -> Pgd:
         """The plain attack of this threat."""
-        return Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat, self.steps))
+        return Pgd(threat=self.threat, steps=self.steps)
 
     @property
     def _apgd(self) -> ApgdCe:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwf.attacks.engine import frozen, input_gradient, project, steepest, uniform
+from dwf.attacks.engine import finite, frozen, input_gradient, known, project, steepest, uniform
 from dwf.attacks.losses import Loss, margin
 from dwf.core.seeds import Noise
 from dwf.core.types import Batch, Routed, Routing, Threat
@@ -59,7 +59,7 @@ class Reweighed:
                 if len(rows) == 0:
                     break
                 rest = take(batch, rows)
-                lens = _Lens(routed, rest.y, beta, share, gate_gradient)
+                lens = _Lens(routed, victim, rest.y, beta=beta, share=share, gate_gradient=gate_gradient)
                 images = self._ascend(victim.through(lens.loss), lens, rest, victim.noise(rest, "reweighed"), number)
                 right = right.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.threat))
         victim.bill("reweighed")
@@ -70,7 +70,7 @@ class Reweighed:
         here = before = uniform(batch.x, self.threat, noise, restart)
         worst, damage = batch.x, torch.full(batch.y.shape, -torch.inf, device=batch.x.device)
         for number in range(self.steps):
-            gradient = input_gradient(loss, here)
+            gradient = finite(input_gradient(loss, here))
             better = lens.margin > damage
             worst = torch.where(better.view(-1, 1, 1, 1), here, worst)
             damage = torch.where(better, lens.margin, damage)
@@ -87,8 +87,9 @@ class Reweighed:
 class _Lens:
     """The reweighed loss; remembers the mixture's margin at the images that it saw last."""
 
-    def __init__(self, routed: Routed, y: Tensor, beta: float, share: float, gate_gradient: bool) -> None:
+    def __init__(self, routed: Routed, victim: Victim, y: Tensor, *, beta: float, share: float, gate_gradient: bool) -> None:
         self._routed, self._y, self._beta, self._share, self._gate_gradient = routed, y, beta, share, gate_gradient
+        self._decide = victim.through(lambda x: routed.route(x).logits)
         self.margin = torch.empty(0)
         self._hard: bool | None = None
 
@@ -96,24 +97,27 @@ class _Lens:
         """Images (B, C, H, W) -> cross-entropy (B,) of the reweighed score."""
         routing = self._routed.surrogate(x, 1.0)
         judged = self._judged(x, routing)
-        self.margin = margin(judged.float(), self._y)
+        self.margin = margin(known(judged.float()), self._y)
         return F.cross_entropy(self._score(routing), self._y, reduction="none")
 
     @torch.no_grad()
     def _judged(self, x: Tensor, routing: Routing) -> Tensor:
         """The logits that the model itself would give: a hard router's are not its surrogate's."""
         if self._hard is None:
-            self._hard = not torch.allclose(self._routed.route(x).logits, routing.logits, rtol=1e-2, atol=1e-2)
-        return self._routed.route(x).logits if self._hard else routing.logits.detach()
+            self._hard = not torch.allclose(self._decide(x), routing.logits, rtol=1e-2, atol=1e-2)
+        return self._decide(x) if self._hard else routing.logits.detach()
 
     def _score(self, routing: Routing) -> Tensor:
         weights = routing.weights.float() if self._gate_gradient else routing.weights.detach().float()
         opinions = routing.opinions.float()
         mixture = routing.logits.float()
         summed = (weights.unsqueeze(2) * opinions).sum(1)
-        averages_logits = torch.allclose(summed, mixture, rtol=1e-2, atol=1e-2)
+        averages_logits = _same(summed, mixture)
         if averages_logits:
             mixture = summed  # with or without the gate's gradient
+        elif not self._gate_gradient:
+            voted = torch.logsumexp(weights.clamp(min=1e-30).log().unsqueeze(2) + torch.log_softmax(opinions, 2), 1)
+            mixture = voted if _same(voted, mixture) else mixture  # what neither sums is followed as it is
         with torch.no_grad():
             wrong = mixture.scatter(1, self._y[:, None], -torch.inf).argmax(1)
             influence = self._of_logits(opinions, wrong) if averages_logits else self._of_probabilities(opinions, mixture, wrong)
@@ -137,6 +141,12 @@ class _Lens:
         first = right - whole[rows, self._y].unsqueeze(1)
         second = torch.log1p(-other.exp().clamp(max=1 - 1e-7)) - whole[rows, wrong].unsqueeze(1)
         return other + torch.logaddexp(first, second)
+
+
+@torch.no_grad()
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Do two kinds of logits (B, classes) say the same, up to a number that all classes of an image share?"""
+    return torch.allclose(torch.log_softmax(ours, 1), torch.log_softmax(theirs, 1), rtol=1e-2, atol=1e-2)
 
 
 @torch.no_grad()

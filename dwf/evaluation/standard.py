@@ -14,7 +14,7 @@ from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.sweep import Clean
-from dwf.evaluation.threats import label, step_of
+from dwf.evaluation.threats import label
 
 Radius = Annotated[PixelFraction, Field(gt=0)]
 
@@ -56,7 +56,7 @@ class Standard(Settings):
 
     def _attacks(self, threat: Threat, scope: Scope) -> list[Check]:
         tag = label(threat)
-        pgd = Pgd(threat=threat, steps=self.steps, step=step_of(threat, self.steps))
+        pgd = Pgd(threat=threat, steps=self.steps)
         return [Attacked(f"pgd-{self.steps}-{tag}", pgd), *auto_pgd(threat, scope, self.apgd_steps, self.targets, f"-{tag}")]
 
     def alarms(self, findings: Findings) -> Alarms:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dwf.core.settings import Length, PixelFraction, Settings
-from dwf.core.types import Threat
+from dwf.core.types import Threat, usual_step
 from dwf.evaluation import flags
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
@@ -63,7 +63,7 @@ class Table3(Settings):
         """Three pieces of work for all rows."""
         scale = scope.deviations if self.space == "normalized" else None
         radii = [(f"fgsm-{eps:g}", eps) for eps in self.fgsm_eps] + [("fgsm", self.eps)]
-        step = min(2 / 255, self.eps / 4) if self.step is None else self.step
+        step = usual_step(self.threat) if self.step is None else self.step
         return [
             Clean(),
             FgsmSweep(tuple((name, Threat(eps=eps, scale=scale)) for name, eps in radii)),

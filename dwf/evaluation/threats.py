@@ -12,8 +12,6 @@ from dwf.core.types import Threat
 
 RADII = {"linf": 8 / 255, "l2": 0.5}
 """The field's usual radius of each norm."""
-CROSSING = 2.5
-"""PGD's steps together are at least this many radii, so that it can cross the ball from any start."""
 
 
 class OneThreat(Settings):
@@ -39,12 +37,6 @@ class OneThreat(Settings):
     def threat(self) -> Threat:
         """The headline."""
         return Threat(norm=self.norm, eps=self.eps)
-
-
-def step_of(threat: Threat, steps: int) -> float:
-    """PGD's default step: min(2/255, eps/4) for Linf, eps/4 for L2; more where so few steps could not cross the ball."""
-    usual = min(2 / 255, threat.eps / 4) if threat.norm == "linf" else threat.eps / 4
-    return max(usual, CROSSING * threat.eps / steps)
 
 
 def label(threat: Threat) -> str:

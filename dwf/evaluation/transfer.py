@@ -12,7 +12,7 @@ from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Check, Findings, Scope
 from dwf.evaluation.flags import Alarms
 from dwf.evaluation.sweep import Clean
-from dwf.evaluation.threats import OneThreat, step_of
+from dwf.evaluation.threats import OneThreat
 from dwf.evaluation.views import Another, Expert, View
 
 
@@ -25,7 +25,7 @@ class Transfer(OneThreat):
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """One row a source, and Square."""
-        pgd = Pgd(threat=self.threat, steps=self.steps, step=step_of(self.threat, self.steps))
+        pgd = Pgd(threat=self.threat, steps=self.steps)
         sources = transfer_sources(scope)
         return [
             Clean(),

@@ -12,7 +12,7 @@ from dwf.attacks import Fgsm, Pgd
 from dwf.core import ranks
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Batch, Threat
+from dwf.core.types import Batch, Threat, default_step
 from dwf.models import AttackCopy
 
 
@@ -23,7 +23,7 @@ class Validation(Settings):
     """Images of the validation split; all of it when there are fewer."""
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=default_step)
 
     def scorer(
         self, batches: Callable[[], Iterator[Batch]], precision: torch.dtype, seed: int

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dwf.attacks.engine import project
+from dwf.attacks.engine import finite, known, project
 from dwf.core.errors import Refused
 from dwf.core.seeds import Noise, derive
 from dwf.core.types import Batch, Classifier, Routed, Switched, Threat
@@ -103,16 +103,10 @@ class Victim:
     def verdict(self, adversarial: Tensor, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """(B,) bool: does the original still name class y, after the image was put back into the ball around x and the box?
 
-        Raises `Refused` if an image or a logit is not a number.
+        Raises `Refused` if an image or a logit is NaN or infinite.
         """
-        allowed = project(adversarial, x, threat)
-        logits = self.original(allowed)
-        if not (allowed.isfinite().all() and logits.isfinite().all()):
-            raise Refused(
-                "the model returned NaN or infinite logits under attack, and nothing can be said about its robustness; look in it "
-                "for sqrt, log or / at 0"
-            )
-        return logits.argmax(1) == y
+        allowed = finite(project(adversarial, x, threat))
+        return known(self.original(allowed)).argmax(1) == y
 
     def bill(self, row: str) -> None:
         """Book everything since the last call on a row: seconds, forward and backward passes of images."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.seeds import own_stream
 from dwf.core.settings import Length, PixelFraction, Settings
-from dwf.core.types import Spec, Threat
+from dwf.core.types import Spec, Threat, usual_step
 from dwf.methods.plain import clean_round, single_phase
 from dwf.methods.regimes import REGIMES, Regime, Regimes, Start
 from dwf.methods.trades import surrogate, worst_neighbours
@@ -65,7 +65,7 @@ class Dwf(Settings):
     """Where FGSM starts (not stated; "image" invites catastrophic overfitting; from "uniform" on, the step is 1.25 eps)."""
     pgd_threat: Threat = Threat()
     """Of the PGD images (radius not stated; 8/255)."""
-    pgd_step: Length = 2 / 255
+    pgd_step: Length = Field(default_factory=lambda given: usual_step(given["pgd_threat"]))
     """PGD step size (not stated)."""
     pgd_steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 20, 30, 40, 50)
     """The number of PGD steps K is drawn from these for every batch (stated)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from dwf.attacks.engine import sign
 from dwf.core.settings import PixelFraction, Settings
 from dwf.core.types import Spec
 from dwf.methods.plain import single_phase
@@ -56,4 +57,4 @@ class Free(Settings):
                 attacked = (batch.x + delta).clamp(0, 1).requires_grad_()
                 yield Update(F.cross_entropy(model(attacked), batch.y), also=(attacked,))
                 assert attacked.grad is not None
-                delta = (delta + self.eps * attacked.grad.sign()).clamp(-self.eps, self.eps)
+                delta = (delta + self.eps * sign(attacked.grad)).clamp(-self.eps, self.eps)

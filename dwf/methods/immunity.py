@@ -26,7 +26,7 @@ from dwf.attacks.engine import uniform
 from dwf.core.errors import Refused
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Routing, Spec, Threat
+from dwf.core.types import Routing, Spec, Threat, usual_step
 from dwf.methods.plain import single_phase
 from dwf.models import AttackCopy, Backbone, ExpertBank, Normalize, ResNet
 from dwf.models.resnet import ConvNet
@@ -65,7 +65,7 @@ class Immunity(Settings):
     """The ball in which an image is moved (not stated)."""
     steps: int = Field(default=0, ge=0)
     """0 moves images at random and learns the clean ones; above, so many PGD steps move them, and the moved ones are learnt."""
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=lambda given: usual_step(given["threat"]))
     """Size of each of the steps."""
     recipe: Recipe = Recipe()
 

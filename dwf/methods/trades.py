@@ -18,7 +18,7 @@ from dwf.attacks.engine import ascend, end, project
 from dwf.attacks.losses import divergence
 from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
-from dwf.core.types import Classifier, Spec, Threat
+from dwf.core.types import Classifier, Spec, Threat, usual_step
 from dwf.methods.plain import single_phase
 from dwf.models import AttackCopy, Backbone, ResNet
 from dwf.training.optim import Recipe
@@ -38,7 +38,7 @@ class Trades(Settings):
     threat: Threat = Threat()
     steps: int = Field(default=10, ge=1)
     """Of the inner maximisation."""
-    step: Length = 2 / 255
+    step: Length = Field(default_factory=lambda given: usual_step(given["threat"]))
     """Step size in the units of the radius."""
     recipe: Recipe = Recipe()
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dwf.attacks import ATTACKS, AnyAttack, Bim, EotPgd, Mim, Pgd
+from dwf.attacks import ATTACKS, AnyAttack
 from dwf.attacks.engine import project
 from dwf.core import heap, ranks
 from dwf.core.errors import Refused
@@ -28,7 +28,7 @@ from dwf.data.decode import Entry, decode
 from dwf.evaluation.attacked import attacked
 from dwf.evaluation.parts import Arrays
 from dwf.evaluation.protocol import Watch
-from dwf.evaluation.threats import RADII, step_of
+from dwf.evaluation.threats import RADII
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another
 from dwf.models.inference import attack_precision
@@ -36,9 +36,6 @@ from dwf.run import Loaded, environment, load, override
 from dwf.training.mover import precision_of
 from dwf.verbs.evaluate import others
 from dwf.verbs.manifest import Manifest, Origin, listed, noted, shelf_of, store, threat_entry, total
-
-STEPPED = (Bim, EotPgd, Mim, Pgd)
-"""Their step is measured in units of the radius, so that its default follows the radius."""
 
 
 def attack(
@@ -142,10 +139,7 @@ def _read(
             "attack changes the attack, as in --set attack.steps=20, and with --images how they are read, as in "
             f"--set data.source.size=32, and no more of '{next(iter(tables), 'data')}'; leave it out"
         )
-    settings = kind.read(table, where=where)
-    if isinstance(settings, STEPPED) and "step" not in table:
-        settings = kind.read({**table, "step": step_of(settings.threat, settings.steps)}, where=where)
-    return cast(AnyAttack, settings), reading
+    return cast(AnyAttack, kind.read(table, where=where)), reading
 
 
 def _vacant(place: Path) -> None:
@@ -241,7 +235,7 @@ def _attacked(victim: Victim, aimed: _Aimed, images: Images, size: int, watch: W
     right, done = Counter[str](), 0
     for batch in ordered(images, size):
         with drawing(derive(victim.seed, "draws", len(parts)), batch.x.device):
-            _, moved = attacked(aimed, view, victim, batch, victim.noise(batch))
+            _, moved = attacked(aimed, view, victim, batch, victim.noise(batch), goal=aimed.goal)
             parts.append(part := _judged(victim, batch, project(moved, batch.x, aimed.threat), aimed.threat))
         right.update({name: int((part[f"prediction/{name}"] == part["label"]).sum()) for name in ("clean", "adversarial")})
         done += len(batch.y)

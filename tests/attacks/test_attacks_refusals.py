@@ -20,10 +20,11 @@ BAD_IMAGES = {
     "below": (X - 0.5, r"images reach from -0.5 to 0.5, an attack needs \[0, 1\]"),
     "bytes": (
         (X * 255).byte(),
-        r"\(6, 3, 8, 8\) torch.uint8, an attack needs \(B, C, H, W\) floats in \[0, 1\]; divide bytes by 255",
+        r"\(6, 3, 8, 8\) torch.uint8, an attack needs \(B, C, H, W\) float32 in \[0, 1\]; divide bytes by 255",
     ),
-    "flat": (X.flatten(1), r"images are \(6, 192\) torch.float32, an attack needs \(B, C, H, W\) floats"),
-    "one image": (X[0], r"images are \(3, 8, 8\) torch.float32, an attack needs \(B, C, H, W\) floats"),
+    "half": (X.bfloat16(), "bfloat16, an attack needs .* give half numbers as float32"),
+    "flat": (X.flatten(1), r"images are \(6, 192\) torch.float32, an attack needs \(B, C, H, W\) float32"),
+    "one image": (X[0], r"images are \(3, 8, 8\) torch.float32, an attack needs \(B, C, H, W\) float32"),
 }
 BAD_LABELS = {
     "too few": (Y[:4], r"are \(4,\) torch.int64, an attack on 6 images needs \(6,\) int64"),
@@ -39,6 +40,17 @@ BAD_LABELS = {
 def test_refuses_bad_images(kind: str, x: Tensor, sentence: str) -> None:
     with pytest.raises(Refused, match=sentence):
         build(kind, Threat())(net(), x, Y, NOISE)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_refuses_what_forbids_gradients(kind: str) -> None:
+    attack, sentence = build(kind, Threat()), "torch.inference_mode forbids the gradients that an attack follows"
+    with torch.inference_mode():
+        made = X.clone()
+        with pytest.raises(Refused, match=sentence):
+            attack(net(), X, Y, NOISE)
+    with pytest.raises(Refused, match=sentence):
+        attack(net(), made, Y, NOISE)
 
 
 @pytest.mark.parametrize("kind", ATTACKS)

@@ -218,3 +218,22 @@ def test_restarts_run_on_those_who_stand(digits: tuple[nn.Module, Tensor, Tensor
     broken = model(once).argmax(1) != y
     assert torch.equal(thrice[broken], once[broken])
     assert (model(thrice).argmax(1) != y).sum() > broken.sum()
+
+
+def test_a_lucky_draw_of_a_random_model_ends_no_search() -> None:
+    """Grey images stand by a margin of 1 whatever is asked; noise of the same size breaks single draws, not the mean of 40."""
+    noise = torch.Generator().manual_seed(0)
+
+    def model(x: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]) + torch.randn(len(x), 2, generator=noise)
+
+    asked = []
+
+    def metered(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return model(x)
+
+    for draws, ends in ((1, True), (40, False)):
+        asked.clear()
+        Square(threat=LINF, queries=30, draws=draws)(metered, GREY, ZEROS, Noise(0, torch.arange(4)))
+        assert (sum(asked) < 30 * draws * len(GREY)) is ends

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from dwf.attacks import ApgdCe, Pgd
 from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry
-from dwf.core.types import Batch, Images, Threat
+from dwf.core.seeds import Noise
+from dwf.core.types import Batch, Classifier, Images, Threat
 from dwf.data import ordered
 from dwf.evaluation import Standard
 from dwf.evaluation.attacked import Attacked, attacked
 from dwf.evaluation.check import Row, Standing
 from dwf.evaluation.experts import ExpertsAlone, Panel, Rerouting
 from dwf.evaluation.protocol import evaluate
-from dwf.evaluation.reweighed import Reweighed
 from dwf.evaluation.sweep import Clean
 from dwf.evaluation.tabulate import Subject
 from dwf.evaluation.victim import Victim
@@ -169,21 +169,25 @@ def test_a_surrogate_that_nothing_uses_is_refused(mixture: Mixture, digits: Imag
         evaluate(mixture, Standard(), batches, subject, tmp_path, surrogates={"other": mixture}, precision=torch.float32)
 
 
-def test_an_attack_does_not_take_nan_for_robustness(batch: Batch) -> None:
-    class Root(nn.Module):
-        """Finite logits, and a gradient that is not where the pixel is 0."""
+def test_whom_only_the_copy_led_to_the_goal_is_attacked_again(batch: Batch) -> None:
+    """Named a third class by the original, which is an error and not the goal."""
+    y, asked = torch.zeros_like(batch.y), []
 
+    class Still:
+        threat = THREAT
+
+        def __call__(self, model: Classifier, x: Tensor, y: Tensor, noise: Noise, target: Tensor | None = None) -> Tensor:
+            asked.append(model)
+            return x
+
+    class Named(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return (x * 0).sqrt().flatten(1).sum(1, keepdim=True) + torch.arange(10.0)
+            return nn.functional.one_hot(torch.full((len(x),), 1), 10).float()
 
-    with pytest.raises(Refused, match="input gradient is NaN or infinite and no attack can follow it"):
-        Attacked("apgd-ce", ApgdCe(threat=THREAT, steps=3), after=())(victim(Root()), batch, Standing(batch))
-
-
-def test_reweighing_breaks_about_as_much_as_auto_pgd(mixture: Mixture, batch: Batch) -> None:
-    target = victim(mixture)
-    standing = begun(target, batch)
-    reweighed = Reweighed(THREAT, steps=15, after=())(target, batch, standing).bits["reweighed"]
-    strongest = Attacked("apgd-ce", ApgdCe(threat=THREAT, steps=60), after=())(target, batch, standing).bits["apgd-ce"]
-    assert reweighed.float().mean() <= strongest.float().mean() + 0.05
-    assert (reweighed <= standing.after(())).all()
+    target = victim(Named())
+    target.copy = target.through(lambda x: nn.functional.one_hot(torch.full((len(x),), 2), 10).float())
+    zeros = Batch(batch.x, y, batch.index)
+    attacked(Still(), WHOLE, target, zeros, target.noise(zeros))
+    assert asked == [target.copy]
+    attacked(Still(), WHOLE, target, zeros, target.noise(zeros), goal=2)
+    assert asked == [target.copy, target.copy, target.original]
