@@ -105,7 +105,10 @@ class Victim:
 
         Raises `Refused` if an image or a logit is NaN or infinite.
         """
-        allowed = finite(project(adversarial, x, threat))
+        allowed = project(adversarial, x, threat)
+        if not allowed.isfinite().all():
+            known(self.original(x))  # where the logits are no numbers either, they are the cause to name
+            finite(allowed)
         return known(self.original(allowed)).argmax(1) == y
 
     def bill(self, row: str) -> None:

@@ -102,8 +102,7 @@ def test_a_saturated_soft_mixture_is_seen_through(
     robust_mixture: Mixture, taken_apart: Result, images: Images, tmp_path: Path
 ) -> None:
     """The trick that any soft-gated defence can play on plain PGD."""
-    saturated = SaturatedMixture(robust_mixture)
-    result = run(saturated, images, tmp_path, Full(**SMALL))
+    result = run(SaturatedMixture(robust_mixture), images, tmp_path, Masking(**SMALL))
     assert "softened_transfer" in trust(result)
     naive, worst = accuracy(result, "pgd-20"), result.worst_case[0].accuracy
     assert naive > worst + 0.10
