@@ -1,6 +1,6 @@
-"""The README's tables of results, from run folders that `dwf train` and `dwf evaluate` wrote: what methods cost and what they keep.
+"""The tables of results, from run folders that `dwf train` and `dwf evaluate` wrote: what methods cost and what they keep.
 
---write puts them into README.md between its marks. Numbers of other n are of other images.
+--write puts them between the marks of README.md and of docs/results.md. Numbers of other n are of other images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dwf.report.headline import ball, case_at
 from dwf.report.reading import Evaluated, read
 
 HOME = Path(__file__).parent.parent
-RESULTS, README = HOME / "results" / "cifar10-mini", HOME / "README.md"
+RESULTS, SEEDS = HOME / "results" / "cifar10-mini", HOME / "results" / "cifar10-mini-seeds"
+README, DOCUMENT = HOME / "README.md", HOME / "docs" / "results.md"
 ORDER = ("plain", "fgsm-at", "pgd-at", "fast", "free", "trades", "advmoe", "soe", "rt-er", "jtdmoe", "immunity", "dwf")
 """Folders of one seed each, in the order of the tables."""
 NOT_RUN = ("all twelve on SVHN", "rt-er, jtdmoe on Tiny ImageNet", "the same of ViT-small")
@@ -96,19 +97,36 @@ def papers(found: dict[str, list[Evaluated]]) -> str:
     return table(["run", "SA", *ROWS], lines)
 
 
-def tables(results: Path = RESULTS) -> str:
-    """Both; costs from budget.json beside the runs (`benchmarks/budget.py`)."""
-    found, costs = runs(results), json.loads((results / "budget.json").read_text())["runs"]
-    return f"{whole(found, costs)}\nThe paper's rows, PGD at 8/255 in steps of 2/255, 1000 images:\n\n{papers(found)}"
+def seeds(first: Path = RESULTS, others: Path = SEEDS) -> str:
+    """`table3` of the methods that were trained more than once, seed by seed."""
+    lines = []
+    for name in sorted({folder.name.rpartition("-")[0] for folder in others.iterdir()}, key=ORDER.index):
+        for folder in [first / name, *sorted(others.glob(f"{name}-*"))]:
+            (one,) = [found for found in read(folder) if found.name == "table3"]
+            lines.append([name, str(one.record["settings"]["seed"]), f"{100 * one.result.clean.accuracy:.1f}", _case([one])])
+    return table(["method", "seed", "SA", "`table3`"], lines)
+
+
+def summary(results: Path = RESULTS) -> str:
+    """README's; costs from budget.json beside the runs (`benchmarks/budget.py`)."""
+    return whole(runs(results), json.loads((results / "budget.json").read_text())["runs"])
+
+
+def details(results: Path = RESULTS) -> str:
+    """The document's."""
+    rows = "The paper's rows, PGD at 8/255 in steps of 2/255, 1000 images:"
+    again = "Other seeds, on the same images:"
+    return f"{rows}\n\n{papers(runs(results))}\n{again}\n\n{seeds(results)}"
 
 
 def main() -> None:
     """Print, or write."""
     parser = writer(__doc__.splitlines()[0], README)
     if parser.parse_args().write:
-        between(README, tables())
+        between(README, summary())
+        between(DOCUMENT, details())
     else:
-        print(tables())
+        print(f"{summary()}\n{details()}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Rerouting:
                 favourite = original.route(rest.x).weights.argmax(1)
             right, strayed = torch.ones_like(favourite, dtype=torch.bool), torch.zeros_like(favourite, dtype=torch.bool)
             for temperature in self.temperatures:
-                routing = victim.through(_scores(routed, temperature))
+                routing = victim.through(_scores(routed, temperature), victim.shares(rest.x).every)
                 images = self.attack(routing, rest.x, favourite, victim.noise(rest, self.name, str(temperature)))
                 right = right & victim.verdict(images, rest.x, rest.y, self.attack.threat)
                 with torch.no_grad():
@@ -91,7 +91,7 @@ class ExpertsAlone:
         original = cast(Routed, victim.module)
         for number, row in enumerate(self.rows()):
             own = _own(original, number)
-            exact = victim.through(own, 1 / self.experts)
+            exact = victim.through(own, victim.shares(batch.x).alone[number])
             with torch.no_grad():
                 right = own(batch.x).argmax(1) == batch.y
             facts[f"{row.name}/clean"] = right.float()
@@ -101,7 +101,7 @@ class ExpertsAlone:
                 if len(rows) == 0:
                     break
                 rest = take(batch, rows)
-                view = Expert(number, self.experts)
+                view = Expert(number)
                 noise = victim.noise(rest, row.name, type(attack).__name__)
                 still, images = attacked(attack, view, victim, rest, noise, original=exact)
                 with torch.no_grad():

@@ -60,7 +60,8 @@ class Reweighed:
                     break
                 rest = take(batch, rows)
                 lens = _Lens(routed, victim, rest.y, beta=beta, share=share, gate_gradient=gate_gradient)
-                images = self._ascend(victim.through(lens.loss), lens, rest, victim.noise(rest, "reweighed"), number)
+                every = victim.shares(rest.x).every
+                images = self._ascend(victim.through(lens.loss, every), lens, rest, victim.noise(rest, "reweighed"), number)
                 right = right.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.threat))
         victim.bill("reweighed")
         return Outcome({"reweighed": right})

@@ -42,4 +42,4 @@ def transfer_sources(scope: Scope) -> list[tuple[str, View]]:
     """(row, what its images are made on): the surrogates, or the experts, which then stand in for somebody else's model."""
     if scope.surrogates:
         return [(f"transfer-{name}", Another(name)) for name in scope.surrogates]
-    return [(f"transfer-expert-{number + 1}", Expert(number, scope.experts)) for number in range(scope.experts)]
+    return [(f"transfer-expert-{number + 1}", Expert(number)) for number in range(scope.experts)]

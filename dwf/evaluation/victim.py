@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from typing import cast
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from dwf.core.seeds import Noise, derive
 from dwf.core.types import Batch, Classifier, Routed, Switched, Threat
 from dwf.models import AttackCopy
 from dwf.models.compiled import compile_nets
+from dwf.models.cost import multiply_adds
 
 
 class Meter:
@@ -33,7 +35,7 @@ class Metered:
     """A classifier whose images are counted."""
 
     def __init__(self, model: Classifier, meter: Meter, share: float = 1.0) -> None:
-        """`share`: how much of a whole forward pass one image costs, 1/K for one expert of K."""
+        """`share`: how much of a whole forward pass one image costs (`Shares`)."""
         self.model, self._meter, self._share = model, meter, share
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -41,6 +43,17 @@ class Metered:
         self._meter.forwards += len(x) * self._share
         self._meter.backwards += len(x) * self._share if torch.is_grad_enabled() and x.requires_grad else 0
         return self.model(x)
+
+
+class Shares(NamedTuple):
+    """What other ways into a mixture cost, in passes of the whole: 1 and 1/K where all K experts answer each image, K and 1 where a
+    hard router computes the one that it chose.
+    """
+
+    every: float
+    """All experts' opinions and the routing."""
+    alone: tuple[float, ...]
+    """Each expert by itself."""
 
 
 class Victim:
@@ -70,6 +83,7 @@ class Victim:
         self.surrogates = {name: self.through(AttackCopy(other.eval(), precision)) for name, other in (surrogates or {}).items()}
         self.seed = seed
         self.bills: dict[str, tuple[float, float, float]] = {}
+        self._shares: Shares | None = None
         self._last = (time.perf_counter(), 0.0, 0.0)
 
     @property
@@ -78,6 +92,22 @@ class Victim:
         if not isinstance(self._inner, Routed):
             raise Refused(f"{type(self._inner).__name__} has no experts to attack one by one; use a protocol that asks for none")
         return self._inner
+
+    @torch.no_grad()
+    def shares(self, x: Tensor) -> Shares:
+        """Counted once in multiply-adds, on the first of the images `x` (B, C, H, W)."""
+        if self._shares is None:
+            with torch.random.fork_rng(devices=[]):  # a switch that is asked here draws nothing that an attack would have drawn
+                self._shares = self._counted(cast(Routed, self.module), x[:1])
+        return self._shares
+
+    def _counted(self, routed: Routed, x: Tensor) -> Shares:
+        experts = range(routed.route(x).opinions.shape[1])
+        whole = multiply_adds(self.module, x)
+        if not whole:  # neither convolutions nor matrix products
+            return Shares(1.0, tuple(1 / len(experts) for _ in experts))
+        alone = (multiply_adds(partial(routed.expert, number=number), x) / whole for number in experts)
+        return Shares(multiply_adds(routed.route, x) / whole, tuple(alone))
 
     def fixed(self, permutation: Sequence[int]) -> Victim:
         """A `Switched` model with its switch held, on the same bill: a deterministic victim that judges for itself."""

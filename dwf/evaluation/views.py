@@ -48,7 +48,7 @@ class FrozenRouting:
         routed = victim.routed
         with torch.no_grad():
             weights = routed.route(x).weights.unsqueeze(2)
-        return victim.through(lambda moved: (weights * routed.route(moved).opinions).sum(1))
+        return victim.through(lambda moved: (weights * routed.route(moved).opinions).sum(1), victim.shares(x).every)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class WeightedLogits:
             routing = routed.route(moved)
             return (routing.weights.unsqueeze(2) * routing.opinions).sum(1)
 
-        return victim.through(classifier)
+        return victim.through(classifier, victim.shares(x).every)
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,11 @@ class Expert:
     """One expert by itself."""
 
     number: int
-    experts: int
 
     def __call__(self, victim: Victim, x: Tensor) -> Classifier:
-        """f_i(x'), at a K-th of the price."""
+        """f_i(x'), at its own price."""
         routed, number = victim.routed, self.number
-        return victim.through(lambda moved: routed.expert(moved, number), 1 / self.experts)
+        return victim.through(lambda moved: routed.expert(moved, number), victim.shares(x).alone[number])
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Softened:
             voices = torch.log_softmax(routing.opinions.float() / experts, dim=2)
             return torch.logsumexp(routing.weights.float().clamp(min=1e-30).log().unsqueeze(2) + voices, dim=1)
 
-        return victim.through(classifier)
+        return victim.through(classifier, victim.shares(x).every)
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Surrogate:
     def __call__(self, victim: Victim, x: Tensor) -> Classifier:
         """The surrogate's logits."""
         routed, temperature = victim.routed, self.temperature
-        return victim.through(lambda moved: routed.surrogate(moved, temperature).logits)
+        return victim.through(lambda moved: routed.surrogate(moved, temperature).logits, victim.shares(x).every)
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ def cost(backbone: Callable[[Spec], nn.Module], spec: Spec) -> Cost:
 
 
 @torch.no_grad()
-def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Of the forward pass of the images `x` (B, C, H, W), which is run; puts the model into eval mode."""
+def multiply_adds(asked: Callable[[Tensor], object], x: Tensor) -> int:
+    """Of what `asked` makes of the images `x` (B, C, H, W), which is run; a model is put into eval mode."""
     from torch.utils.flop_counter import FlopCounterMode  # late: it brings Triton
 
+    if isinstance(asked, nn.Module):
+        asked.eval()
     with FlopCounterMode(display=False) as counter:
-        model.eval()(x)
+        asked(x)
     total: int = counter.get_total_flops()
     return total // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dwf.attacks import ApgdCe, Pgd
 from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry
 from dwf.core.seeds import Noise
-from dwf.core.types import Batch, Classifier, Images, Threat
+from dwf.core.types import Batch, Classifier, Images, Spec, Threat
 from dwf.data import ordered
 from dwf.evaluation import Standard
 from dwf.evaluation.attacked import Attacked, attacked
@@ -23,7 +24,9 @@ from dwf.evaluation.sweep import Clean
 from dwf.evaluation.tabulate import Subject
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another, Expert, FrozenRouting, Softened, Surrogate, WeightedLogits
-from dwf.models import Mixture
+from dwf.methods import Advmoe
+from dwf.models import Mixture, ResNet
+from dwf.models.cost import multiply_adds
 
 THREAT = Threat(eps=0.1)
 PGD = Pgd(threat=THREAT, steps=5, step=0.03)
@@ -110,18 +113,35 @@ def test_views_show_what_they_say(mixture: Mixture, batch: Batch) -> None:
     torch.testing.assert_close(shown(WHOLE), there.logits, **close)
     torch.testing.assert_close(shown(FrozenRouting()), (clean.weights.unsqueeze(2) * there.opinions).sum(1), **close)
     torch.testing.assert_close(shown(WeightedLogits()), there.logits, **close)
-    torch.testing.assert_close(shown(Expert(1, 2)), there.opinions[:, 1], **close)
+    torch.testing.assert_close(shown(Expert(1)), there.opinions[:, 1], **close)
     torch.testing.assert_close(shown(Surrogate(1.0)), there.logits, **close)
     voices = (there.weights.unsqueeze(2) * torch.softmax(there.opinions / 3, 2)).sum(1)
     torch.testing.assert_close(shown(Softened(1.0, 3.0)).softmax(1), voices, **close)
     torch.testing.assert_close(Another("twin")(victim(mixture, twin=mixture), x)(moved), there.logits, **close)
 
 
-def test_one_expert_costs_a_share(mixture: Mixture, batch: Batch) -> None:
+@torch.no_grad()
+def test_experts_are_billed_by_what_they_compute(mixture: Mixture, batch: Batch) -> None:
     target = victim(mixture)
-    with torch.no_grad():
-        Expert(0, 2)(target, batch.x)(batch.x)
-    assert target.meter.forwards == len(batch.y) / 2
+    alone = [
+        multiply_adds(partial(mixture.expert, number=number), batch.x[:1]) / multiply_adds(mixture, batch.x[:1])
+        for number in (0, 1)
+    ]
+    assert target.shares(batch.x) == (1, tuple(alone))
+    Expert(0)(target, batch.x)(batch.x)
+    assert target.meter.forwards == pytest.approx(len(batch.y) * alone[0])
+
+
+@torch.no_grad()
+def test_a_hard_routers_opinions_cost_more_than_its_answer(batch: Batch) -> None:
+    spec = Spec(classes=("a", "b"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+    paths = Advmoe(backbone=ResNet(depth=10, width=4), router=ResNet(depth=10, width=4)).model(spec)
+    target = victim(paths)
+    every, alone = target.shares(batch.x)
+    assert alone[0] == alone[1] < 1  # the router is not asked
+    assert every == pytest.approx(1 + alone[0])
+    Surrogate(1.0)(target, batch.x)(batch.x)
+    assert target.meter.forwards == pytest.approx(len(batch.y) * every)
 
 
 def test_a_net_without_experts_is_refused(batch: Batch) -> None:

@@ -79,6 +79,7 @@ def test_a_hard_routers_own_answers_are_billed_too(batch: Batch) -> None:
     target = victim(model)
     inner = target.routed
     assert isinstance(inner, Hard)
+    target.shares(batch.x)  # counted once, and not by this test
     model.asked = inner.asked = 0
     Reweighed(THREAT, steps=4, after=())(target, batch, Standing(batch))
     assert target.meter.forwards == inner.asked + (model.asked if model is not inner else 0)

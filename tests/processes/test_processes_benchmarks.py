@@ -55,9 +55,13 @@ def test_the_kept_page_is_that_of_the_kept_figures() -> None:
     assert everything.PAGE.read_text() == everything.page(json.loads(everything.LATEST.read_text()))
 
 
+def between_marks(document: Path) -> str:
+    return document.read_text().partition("<!-- tables -->\n")[2].partition("<!-- end of tables -->\n")[0]
+
+
 def test_the_readme_says_what_the_results_say() -> None:
-    _, _, rest = rivals.README.read_text().partition("<!-- tables -->\n")
-    assert rest.partition("<!-- end of tables -->\n")[0] == rivals.tables()
+    assert between_marks(rivals.README) == rivals.summary()
+    assert between_marks(rivals.DOCUMENT) == rivals.details()
 
 
 def test_every_run_of_the_results_is_in_the_readme() -> None:
@@ -75,8 +79,7 @@ def test_a_benchmark_without_its_data_is_skipped_with_the_reason(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_document_on_the_ablation_says_what_the_results_say() -> None:
-    _, _, rest = ablation.DOCUMENT.read_text().partition("<!-- tables -->\n")
-    assert rest.partition("<!-- end of tables -->\n")[0] == ablation.tables()
+    assert between_marks(ablation.DOCUMENT) == ablation.tables()
 
 
 def test_the_document_on_scale_says_what_the_model_says() -> None:
