@@ -167,7 +167,7 @@ def _cell(sweep: Sweep, variant: Variant | None, point: Sequence[_Choice]) -> Ce
             raise Refused(f"cell '{variant.name if variant else name}' sets '{path}', which the grid varies; leave one of them out")
     overrides = (*sweep.set, *own, *(f"{path}={_toml(value)}" for path, value in chosen.items()))
     try:
-        return Cell(name, preset, overrides, read(preset, [f"name={name}", *overrides], data=sweep.data))
+        return Cell(name, preset, overrides, read(preset, [f"name={_toml(name)}", *overrides], data=sweep.data))
     except Refused as refusal:
         raise Refused(f"cell '{name}': {refusal}") from None
 

@@ -22,7 +22,7 @@ from dwf.core.errors import Refused
 from dwf.core.files import writable, write_json
 from dwf.core.record import FOREIGN, read_record
 from dwf.core.result import RUN_SCHEMA
-from dwf.core.seeds import derive
+from dwf.core.seeds import derive, drawing
 from dwf.core.settings import Settings, nearest
 from dwf.core.types import Spec
 from dwf.data import Data, named
@@ -278,8 +278,7 @@ def build(run: Run, spec: Spec, device: torch.device, *, fetch: bool = False) ->
     """
     if not fetch:
         run = Run.read(_nothing_to_fetch(run.model_dump(mode="json")))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(run.seed, "weights"))
+    with drawing(derive(run.seed, "weights"), torch.device("cpu")):
         model = run.method.model(spec)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -25,6 +25,11 @@ class Fgsm(Settings):
     step: Length | None = None
     """Step size; None is eps from the image and 1.25 eps from a uniform start."""
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes an image."""
+        return 1, 1
+
     def __call__(
         self,
         model: Classifier,

@@ -37,6 +37,12 @@ class Pgd(Settings):
             )
         return self
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes an image."""
+        gradients = self.restarts * self.steps * self.draws
+        return gradients + (self.restarts * self.draws if self.restarts > 1 else 0), gradients
+
     def __call__(
         self,
         model: Classifier,

@@ -14,7 +14,7 @@ from typing import Any
 from dwf.core.errors import Refused
 
 _MARK = ".writing"
-"""Ends the name of what is being written. Leftovers of a killed process are swept by `sweep`."""
+"""Ends the name of what is being written. Leftovers of a killed process go when somebody writes the same again, or by `sweep`."""
 
 
 @contextmanager
@@ -23,6 +23,7 @@ def written(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _bury(path)
         try:
             yield beside
             _sync(beside)
@@ -37,8 +38,9 @@ def written_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that does not exist yet: yields a folder to fill; on success it becomes `path` in one rename."""
     beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
     with writable(path):
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        _bury(path)
+        beside.mkdir()
         try:
             yield beside
             for file in beside.iterdir():
@@ -50,6 +52,12 @@ def written_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+_FORBIDDEN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+)
+
+
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
     """Turns the operating system's refusal to write under `path` into one sentence."""
@@ -58,7 +66,7 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(f"no space left on the device while writing {path}; free some and run the command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in _FORBIDDEN:
             raise Refused(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
 
@@ -72,10 +80,35 @@ def write_json(path: Path, value: Any) -> None:
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written anywhere under `folder`. Call it under the folder's lock."""
     for leftover in list(folder.rglob(f".*{_MARK}")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def _bury(path: Path) -> None:
+    """Remove what processes that are gone left half-written of `path`."""
+    for leftover in path.parent.iterdir():
+        name = leftover.name
+        if name.startswith(f".{path.name}.") and name.endswith(_MARK):
+            pid = name[len(path.name) + 2 : -len(_MARK)]
+            if pid.isdigit() and not _at_work(int(pid)):
+                _remove(leftover)
+
+
+def _at_work(pid: int) -> bool:
+    """Whether another process of that number is there; what this one left it has given up."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return pid != os.getpid()
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

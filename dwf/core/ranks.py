@@ -124,12 +124,15 @@ def share(tensor: Tensor) -> Tensor:
     return tensor[rank() * part : (rank() + 1) * part]
 
 
-def average(tensors: Iterable[Tensor]) -> None:
-    """Replace each floating tensor by its mean over the ranks, in one message."""
+def average(tensors: Iterable[Tensor], *, exact: bool = False) -> None:
+    """Replace each floating tensor by its mean over the ranks, in one message.
+
+    `exact`: in fp64, where what is equal on all ranks stays what it is; a third of a sum of three may differ in the last place.
+    """
     tensors = [t for t in tensors if t.is_floating_point()]
     if world() == 1 or not tensors:
         return
-    flat = torch.cat([t.detach().flatten() for t in tensors])
+    flat = torch.cat([t.detach().flatten().to(torch.float64 if exact else t.dtype) for t in tensors])
     dist.all_reduce(flat)
     flat /= world()
     for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):

@@ -31,7 +31,10 @@ def derive(seed: int, *purpose: str | int) -> int:
 def drawing(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, what models draw by themselves (dropout, switches) begins at `seed`; outside, torch's generators stand as before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":  # torch.manual_seed would set the generators of all devices
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield
 
 

@@ -44,10 +44,8 @@ class Adversarial(Settings):
 
     def cost(self) -> Mapping[str, Passes]:
         """The attack's passes on its share of the batch, and one to learn."""
-        attack = self.attack
-        gradients = attack.restarts * attack.steps * attack.draws if isinstance(attack, Pgd) else 1
-        verdicts = attack.restarts if isinstance(attack, Pgd) and attack.restarts > 1 else 0
-        return {"train": Passes(self.share * (gradients + verdicts) + 1, self.share * gradients + 1)}
+        forwards, backwards = self.attack.passes
+        return {"train": Passes(self.share * forwards + 1, self.share * backwards + 1)}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         victim = AttackCopy(model, batches.precision)

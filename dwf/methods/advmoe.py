@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from dwf.attacks.engine import ascend, end
 from dwf.attacks.losses import divergence
-from dwf.core.seeds import Noise
 from dwf.core.settings import Length, Settings
 from dwf.core.types import Routing, Spec, Threat
+from dwf.methods.trades import beside
 from dwf.models import AttackCopy, ResNet
 from dwf.models.layers import ConvNorm
 from dwf.models.resnet import BasicBlock, ConvNet
@@ -129,12 +129,7 @@ class Advmoe(Settings):
             return divergence(logits, there[0]) + divergence(scores, there[1])
 
         steps, step, noise = self.steps, self.step, batch.noise
-        return end(ascend(loss, batch.x, self.threat, steps=steps, step=step, noise=noise, start=near, restart=turn))
-
-
-def near(x: Tensor, threat: Threat, noise: Noise, restart: int) -> Tensor:
-    """TRADES' start, a step of 0.001 N(0, 1) beside the image, where the divergence has a gradient."""
-    return (x + 0.001 * noise.normal(x.shape[1:], restart=restart)).clamp(0, 1)
+        return end(ascend(loss, batch.x, self.threat, steps=steps, step=step, noise=noise, start=beside, restart=turn))
 
 
 def largest_share(scores: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def map_depth(net: nn.Module, spec: Spec) -> int:
     if not isinstance(net, ConvNet):
         raise Refused(
             f"method 'immunity' reads heatmaps off feature maps, which a {type(net).__name__} does not show; "
-            "use backbone 'resnet' or 'wide-resnet'"
+            "use backbone 'resnet', 'wide-resnet' or 'googlenet'"
         )
     if min(spec.height, spec.width) < SIDE:
         raise Refused(

@@ -76,10 +76,8 @@ class Jtdmoe(Settings):
 
     def cost(self) -> Mapping[str, Passes]:
         """`standard` and `robust` run their own E experts; `joint` attacks F_R and each of its experts, and asks F_R once more."""
-        attack = self.robust.attack
-        gradients = attack.restarts * attack.steps * attack.draws
-        verdicts = attack.restarts if attack.restarts > 1 else 0
-        joint = Passes(gradients + verdicts + 2.5, gradients + 2)
+        forwards, backwards = self.robust.attack.passes
+        joint = Passes(forwards + 2.5, backwards + 2)
         return {"standard": Passes(1, 1), "robust": self.robust.cost()["train"], "joint": joint}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:

@@ -76,10 +76,9 @@ class RtEr(Settings):
 
     def cost(self) -> Mapping[str, Passes]:
         """The attack on all experts and one pass to learn; for the second-best, an E-th of an attack and of two passes."""
-        gradients = self.attack.restarts * self.attack.steps * self.attack.draws
-        verdicts = self.attack.restarts if self.attack.restarts > 1 else 0
+        forwards, backwards = self.attack.passes
         attacks, learning = 1 + 1 / self.experts, 1 + 2 / self.experts
-        return {"train": Passes(attacks * (gradients + verdicts) + learning, attacks * gradients + learning)}
+        return {"train": Passes(attacks * forwards + learning, attacks * backwards + learning)}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         assert isinstance(model, RoutedExperts)

@@ -57,10 +57,9 @@ class Soe(Settings):
 
     def cost(self) -> Mapping[str, Passes]:
         """The attack, and the clean batch with one adversarial batch, or with one for each sub-model."""
-        attack, batches = self.attack, 2 if self.adversary == "together" else 1 + self.experts
-        gradients = attack.restarts * attack.steps * attack.draws
-        verdicts = attack.restarts if attack.restarts > 1 else 0
-        return {"train": Passes(gradients + verdicts + batches, gradients + batches)}
+        batches = 2 if self.adversary == "together" else 1 + self.experts
+        forwards, backwards = self.attack.passes
+        return {"train": Passes(forwards + batches, backwards + batches)}
 
     def _round(self, model: nn.Module, batches: Batches) -> Iterator[Update]:
         """One concatenated forward pass over clean and adversarial images, so batch-norm sees the mixed batch."""

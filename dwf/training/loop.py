@@ -7,6 +7,7 @@ checkpoints. Everything random is a function of (seed, phase, round, batch, samp
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,13 +18,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dwf.core import ranks
-from dwf.core.errors import Refused
 from dwf.core.journal import Journal
 from dwf.core.seeds import derive
 from dwf.core.settings import Limit, Settings
 from dwf.core.types import Compile
 from dwf.training.average import Average
 from dwf.training.checkpoint import Checkpoint, Counters, Store, install, weights_of
+from dwf.training.guard import covers, refuse_broken, refuse_nan
 from dwf.training.memory import Measures
 from dwf.training.mover import Mover
 from dwf.training.plan import Feed, Phase, Update
@@ -134,6 +135,7 @@ def _standing(phase: Phase, store: Store) -> bool:
 def _take_over(phase: Phase, decided: str, harness: Harness) -> None:
     """What another run made of the same becomes this run's own, unless it is halfway there by itself."""
     store = harness.store
+    ranks.barrier()  # while somebody still looks whether the phase is there, it must not appear
     if ranks.rank() == 0 and not _standing(phase, store) and (twin := harness.shelf.find(phase.name, decided)):
         store.take_over(phase.name, twin)
     ranks.barrier()
@@ -153,13 +155,13 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
     if measures := harness.measures.get(phase.name):
         accumulate *= measures.parts
     movers = {name: Mover(learner, accumulate, options.clip) for name, learner in phase.learners.items()}
-    _covers(phase, movers)
+    covers(phase, movers)
     feed, seed = harness.feed(phase), derive(harness.seed, phase.name)
     average = Average(phase.subject, options.average)
     at, best = _restore(phase, decided, harness.store, movers, average)
     while at.rounds < phase.rounds and not _over(at, options):
         number, began = at.rounds, time.monotonic()
-        torch.manual_seed(derive(seed, "global", number))  # for layers that draw by themselves, such as dropout
+        torch.manual_seed(derive(seed, "global", number, ranks.rank()))  # for layers that draw by themselves, such as dropout
         phase.subject.train()
         for module in phase.frozen:
             module.eval()
@@ -167,7 +169,7 @@ def _learn(phase: Phase, decided: str, harness: Harness) -> None:
         drawn = feed.epoch(epoch, part, phase.parts)
         batches = Round(drawn, derive(seed, number), harness.precision, number, phase.rounds, accumulate)
         means = _round(phase, batches, movers, average, harness)
-        _refuse_broken(phase, number, harness.store)
+        refuse_broken(phase, number, harness.store)
         with average.shown():
             scores = harness.validate(phase.subject)
             score = scores["sa"] + scores["ra"] if options.select == "best_val" else scores[phase.goal]
@@ -213,28 +215,31 @@ def _round(phase: Phase, batches: Round, movers: Mapping[str, Mover], average: A
     device = next(phase.subject.parameters()).device
     updates = phase.round(phase.subject, batches)
     sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()  # a learner's update need not log what another's does
     steps, shown = 0, time.monotonic()
     first_bad = torch.full((), torch.inf, device=device)
     while (update := advance(updates, batches.precision, device)) is not None:
         stepped = movers[update.learner].take(update, batches.progress)
         if ranks.world() > 1:
-            ranks.average(phase.subject.buffers())
+            ranks.average(phase.subject.buffers(), exact=True)
         if stepped:
             average.take()
         loss = update.loss.detach().float()
         steps += 1
         for name, value in {"loss": loss, **update.log}.items():
             sums[name] = sums.get(name, torch.zeros_like(loss)) + value
+            counts[name] += 1
         # A NaN is noticed on the device and asked for now and then, so that this costs no step a wait for the host.
         first_bad = torch.where(loss.isfinite(), first_bad, first_bad.clamp(max=steps))
         if steps % 32 == 0 or device.type == "cpu":
-            _refuse_nan(first_bad, phase.name, number, store)
+            refuse_nan(first_bad, phase.name, number, store)
         if time.monotonic() - shown > 0.5:
             shown = time.monotonic()
             done, mean = batches.done / len(batches), (sums["loss"] / steps).item()
             journal.show(event="step", phase=phase.name, round=number, rounds=phase.rounds, done=done, loss=mean)
-    _refuse_nan(first_bad, phase.name, number, store)
-    return {name: round((total / max(steps, 1)).item(), 6) for name, total in sums.items()}
+    refuse_nan(first_bad, phase.name, number, store)
+    ranks.average(sums.values())
+    return {name: round((total / counts[name]).item(), 6) for name, total in sums.items()}
 
 
 def advance(updates: Iterator[Update], precision: torch.dtype, device: torch.device) -> Update | None:
@@ -270,27 +275,3 @@ def holding(phase: Phase) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
-
-
-def _refuse_nan(first_bad: Tensor, phase: str, number: int, store: Store) -> None:
-    step = first_bad.item()
-    if step != float("inf"):
-        raise _broken(f"the loss of phase '{phase}' stopped being a number at step {step:.0f} of round {number + 1}", store)
-
-
-def _refuse_broken(phase: Phase, number: int, store: Store) -> None:
-    """The round's last step can break the weights after its own loss was fine; such weights never become a checkpoint."""
-    if not all(tensor.isfinite().all() for tensor in phase.subject.state_dict().values() if tensor.is_floating_point()):
-        raise _broken(f"the weights of phase '{phase.name}' stopped being numbers in round {number + 1}", store)
-
-
-def _broken(what: str, store: Store) -> Refused:
-    return Refused(f"{what}; the last good checkpoint is {store.last_good()}; lower the learning rate or set train.clip")
-
-
-def _covers(phase: Phase, movers: Mapping[str, Mover]) -> None:
-    """Every trainable parameter of the subject belongs to exactly one learner; a method that forgets one is wrong."""
-    moved = [id(p) for mover in movers.values() for p in mover.parameters]
-    trainable = {id(p) for p in phase.subject.parameters() if p.requires_grad}
-    assert len(moved) == len(set(moved)), f"phase {phase.name}: two learners share a parameter"
-    assert trainable == set(moved), f"phase {phase.name}: learners and trainable parameters differ"

@@ -30,7 +30,7 @@ class Update(NamedTuple):
     also: tuple[Tensor, ...] = ()
     """Further leaves that receive .grad (Free-AT's perturbation)."""
     log: Mapping[str, Tensor] = {}
-    """Detached scalars for the journal, averaged over the round."""
+    """Detached scalars for the journal, averaged over those updates of the round that name them."""
 
 
 class Passes(NamedTuple):
@@ -146,7 +146,7 @@ class Phase:
     def likeness(self) -> Hashable:
         """Phases of one model that agree in this cost the same a step."""
         moved = tuple((name, repr(learner.optimizer)) for name, learner in self.learners.items())
-        return self.kind, sum(p.numel() for p in self.subject.parameters()), self.batch, moved
+        return self.kind, str(self.subject), self.batch, moved
 
 
 class Method(Protocol):

@@ -29,8 +29,8 @@ class Round:
 
     @property
     def progress(self) -> float:
-        """How far the phase is, in [0, 1), before the present batch is done."""
-        return self._progress(self.done)
+        """How far the phase is, in [0, 1), before the present batch is done, with all its pieces."""
+        return self._progress(self.done // self.parts * self.parts)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -31,7 +31,8 @@ def compile_phases(wish: Compile, phases: Sequence[Phase], images: Images) -> No
         compiled = sum(compile_nets(phase.subject) for phase in phases)
         if wish == "always" and not compiled:
             raise Refused(
-                "'train.compile' is 'always', but the nets of this run are none that dwf compiles ('resnet', 'wide-resnet'); "
+                "'train.compile' is 'always', but the nets of this run are none that dwf compiles ('resnet', 'wide-resnet', "
+                "'googlenet'); "
                 "choose such a backbone or set it to 'auto'"
             )
 

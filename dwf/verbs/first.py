@@ -36,7 +36,8 @@ class Shared(NamedTuple):
 
 
 def first_phases(cells: Sequence[Cell], out: Path, device: str, *, reuse: bool) -> list[Shared]:
-    """The jobs, the dearest first (`aside.passes`); `reuse`: cells share what is the same. A method of one phase shares nothing.
+    """The jobs, the dearest first (`aside.passes`); `reuse`: cells share what is the same. A method of one kind of
+    phase shares nothing.
 
     Settings decide here who may wait for whom; whether a phase is really the same is judged by everything (`training.reuse`), and a
     cell that finds none learns its own.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from dwf.training.reuse import Shelf
 from dwf.verbs.compiling import compile_phases
 from dwf.verbs.fitting import measures
 
-CODE = ("core", "data", "models", "attacks", "training", "methods", "evaluation/validation.py")
+CODE = ("core", "data", "models", "attacks", "training", "methods", "evaluation/validation.py", "run.py", "verbs/prepared.py")
 """Parts of the package that decide what a phase makes."""
 
 
@@ -127,5 +128,6 @@ def _circumstances(run: Run, spec: Spec, about: Mapping[str, Any]) -> dict[str, 
         "validation": run.validation.model_dump(mode="json"),
         "environment": {name: about["environment"][name] for name in ("torch", "device", "precision", "compiled")},
         "ranks": about["ranks"],
+        "timm": version("timm") if '"kind":"timm"' in run.method.model_dump_json() else None,
         "code": sources(Path(str(files("dwf"))), CODE),
     }

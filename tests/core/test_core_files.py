@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from dwf.core import files
 from dwf.core.errors import Refused
 from dwf.core.files import sweep, writable, write_json, written, written_folder
+
+Making = Callable[[Path], AbstractContextManager[Path]]
 
 
 def names(folder: Path) -> list[str]:
@@ -114,7 +118,7 @@ def test_a_folder_starts_empty_after_a_kill_under_the_same_number(tmp_path: Path
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", ["fsync", "inside"])
 def test_a_full_disc_is_refused_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], AbstractContextManager[Path]], number: int, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Making, number: int, where: str
 ) -> None:
     path = tmp_path / "run" / "weights"
     if where == "fsync":
@@ -128,7 +132,7 @@ def test_a_full_disc_is_refused_with_a_sentence(
 @pytest.mark.parametrize("write", [written, written_folder])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_missing_rights_are_refused_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], AbstractContextManager[Path]], number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Making, number: int
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", refusing(number))
     sentence = rf"^{tmp_path / 'a'} cannot be written \({os.strerror(number)}\); choose another place$"
@@ -137,7 +141,7 @@ def test_missing_rights_are_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("write", [written, written_folder])
-def test_a_read_only_folder_is_refused(tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]) -> None:
+def test_a_read_only_folder_is_refused(tmp_path: Path, write: Making) -> None:
     tmp_path.chmod(0o500)
     try:
         if os.access(tmp_path, os.W_OK):
@@ -150,9 +154,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path, write: Callable[[Path], A
 
 @pytest.mark.parametrize("write", [written, written_folder])
 @pytest.mark.parametrize("below", ["child", "child/grandchild"])
-def test_a_file_where_a_folder_should_be_is_refused(
-    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]], below: str
-) -> None:
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path, write: Making, below: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(Refused, match=r"cannot be written \(.+\); choose another place"),
@@ -188,3 +190,16 @@ def test_json_refuses_what_no_other_reader_takes(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert path.read_text() == before
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("make", [written, written_folder])
+def test_what_a_killed_process_left_goes_with_the_next_write(make: Making, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    others = [f".a.{os.getppid()}.writing", ".a.b.1.writing", ".ab.1.writing", ".a.writing"]
+    for name in [f".a.{gone.pid}.writing", f".a.{2**70}.writing", *others]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    with make(tmp_path / "a") as beside:
+        fill(beside)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a", *others]), "who is still writing is left alone"

@@ -71,6 +71,17 @@ def test_averaging_over_one_process_changes_nothing() -> None:
     assert all(torch.equal(ours, old) for ours, old in zip(tensors, before, strict=True))
 
 
+def test_an_exact_average_leaves_alone_what_is_equal_on_three_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "world", lambda: 3)
+    monkeypatch.setattr(dist, "all_reduce", lambda flat: flat.mul_(3))
+    equal = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    rounded, exact = equal.clone(), equal.clone()
+    ranks.average([rounded])
+    assert not torch.equal(rounded, equal), "so that this test can fail"
+    ranks.average([exact], exact=True)
+    assert torch.equal(exact, equal)
+
+
 def test_a_parameter_without_a_gradient_counts_as_zeros() -> None:
     """On one rank as on many, so that weight decay and momentum act alike."""
     layer = nn.Linear(3, 2)

@@ -150,3 +150,10 @@ def test_what_models_draw_by_themselves_begins_at_the_seed_and_the_caller_keeps_
     with drawing(8, torch.device("cpu")):
         assert not torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_on_the_processor_no_other_devices_generator_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` sets them all, and only the processor's is put back."""
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("all generators were set"))
+    with drawing(7, torch.device("cpu")):
+        assert torch.initial_seed() == 7

@@ -64,7 +64,9 @@ def test_every_method_states_what_is_counted(kind: str) -> None:
         assert (counted["forwards"], counted["backwards"]) == stated[one.kind], one.name
 
 
-@pytest.mark.parametrize("attack", [Fgsm(start="uniform"), Pgd(steps=2, draws=2), Pgd(steps=2, restarts=3)], ids=lambda a: a.kind)
+@pytest.mark.parametrize(
+    "attack", [Fgsm(start="uniform"), Pgd(steps=2, draws=2), Pgd(steps=2, draws=2, restarts=3)], ids=lambda a: a.kind
+)
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_what_adversarial_training_states_follows_its_attack(attack: Fgsm | Pgd, share: float) -> None:
     method = tiny("adversarial", attack=attack, share=share)

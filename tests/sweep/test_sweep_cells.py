@@ -53,6 +53,12 @@ def test_cells_are_the_preset_with_changes_one_at_a_time(tmp_path: Path) -> None
     assert found["plain"]["method"]["kind"] == "plain"
 
 
+@pytest.mark.parametrize("name", ["9", "true", "1e3", "2024-01-01"])
+def test_a_cells_name_is_a_name_whatever_it_reads_like(name: str, tmp_path: Path) -> None:
+    (run,) = cells(f'preset = "plain-digits"\n[[cells]]\nname = "{name}"', tmp_path).values()
+    assert run["name"] == name
+
+
 def test_presets_can_be_an_axis_and_settings_tables(tmp_path: Path) -> None:
     text = (
         '[grid]\npreset = ["plain-digits", "pgd-at-digits"]\nseed = [4]\n'

@@ -54,19 +54,22 @@ def test_the_parts_of_an_epoch_together_cover_it(tmp_path: Path) -> None:
     assert [*chain.from_iterable(drawn[:3])] != [*chain.from_iterable(drawn[3:])], "another order in every epoch"
 
 
-def test_the_learning_rate_follows_the_cosine_over_all_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pieces", [1, 5])
+def test_the_learning_rate_follows_the_cosine_over_all_iterations(
+    pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates: list[float] = []
     take = Mover.take
 
     def noting(mover: Mover, update: Update, progress: float) -> bool:
-        stepped = take(mover, update, progress)
-        rates.append(mover.learning_rate)
+        if stepped := take(mover, update, progress):
+            rates.append(mover.learning_rate)
         return stepped
 
     monkeypatch.setattr(Mover, "take", noting)
     model = net()
     learner = Learner([Group(list(model.parameters()))], Sgd(learning_rate=1.0), Cosine())
-    go(tmp_path, [Phase("toy", model, 5, 5, {"all": learner}, plainly)])
+    go(tmp_path, [Phase("toy", model, 5, 5, {"all": learner}, plainly)], accumulate=pieces)
     assert len(rates) == 20
     assert rates[0] == pytest.approx(1.0)
     assert rates == sorted(rates, reverse=True)

@@ -28,7 +28,9 @@ def records(folder: Path, event: str) -> list[dict[str, Any]]:
 def test_every_round_is_journalled_with_its_means(tmp_path: Path) -> None:
     def logging(model: nn.Module, batches: Batches) -> Iterator[Update]:
         for number, batch in enumerate(batches):
-            yield Update(F.cross_entropy(model(batch.x), batch.y), log={"number": torch.tensor(float(number))})
+            value = torch.tensor(float(number))
+            log = {"number": value, "odd": value} if number % 2 else {"number": value}
+            yield Update(F.cross_entropy(model(batch.x), batch.y), log=log)
 
     go(tmp_path, [phase(net(), logging)])
     (began,) = records(tmp_path, "phase")
@@ -37,6 +39,7 @@ def test_every_round_is_journalled_with_its_means(tmp_path: Path) -> None:
     assert [r["round"] for r in rounds] == [0, 1, 2]
     assert all(r["images"] == 20 for r in rounds)
     assert all(r["number"] == 1.5 for r in rounds)
+    assert all(r["odd"] == 2 for r in rounds), "a mean over the updates that say it, as of one learner among two"
     assert rounds[-1]["loss"] < rounds[0]["loss"]
     assert rounds[0]["validation"] == {"sa": 0.5, "fgsm": 0.5, "ra": 0.5, "n": 1}
 
