@@ -154,6 +154,8 @@ class Environment(Settings):
     """Where, when and with what."""
 
     dwf: str
+    code: str | None = None
+    """Checksum of the code that attacks; files from before 2026-11-27 do not say."""
     torch: str
     device: str
     threads: int

@@ -23,6 +23,7 @@ from dwf.evaluation.threats import OneThreat
 from dwf.evaluation.victim import Victim
 
 Version = Literal["standard", "rand"]
+TARGETS = 9
 
 
 class AutoAttack(OneThreat):
@@ -33,9 +34,11 @@ class AutoAttack(OneThreat):
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """The reference, after the clean images. Raises `Refused` where the package is missing or the classes are too few."""
-        if self.version == "standard" and scope.classes < 4:
-            raise Refused(f"the standard AutoAttack needs 4 classes and the data have {scope.classes}; use protocol 'full'")
-        return [Clean(), Reference(self.threat, self.version)]
+        if scope.classes < (least := 4 if self.version == "standard" else 3):
+            raise Refused(
+                f"the {self.version} AutoAttack needs {least} classes and the data have {scope.classes}; use protocol 'full'"
+            )
+        return [Clean(), Reference(self.threat, self.version, min(TARGETS, scope.classes - 1))]
 
     def alarms(self, findings: Findings) -> Alarms:
         """None."""
@@ -48,10 +51,17 @@ class Reference:
 
     threat: Threat
     version: Version
+    targets: int = TARGETS
+    """Wrong classes that APGD-T and FAB-T try; the authors' number, or all where there are fewer."""
 
     def rows(self) -> Sequence[Row]:
         """Named `autoattack`."""
-        return [Row("autoattack", self.threat, 100, 1, 0.0, settings={"version": self.version, "code": "pyautoattack"})]
+        settings = {
+            "version": self.version,
+            "code": "pyautoattack",
+            **({} if self.targets == TARGETS else {"targets": self.targets}),
+        }
+        return [Row("autoattack", self.threat, 100, 1, 0.0, settings=settings, precision="float32")]
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
         """On the images that are right; what it returns is judged like any other attack's."""
@@ -74,6 +84,8 @@ class Reference:
                     seed=derive(victim.seed, "autoattack", int(batch.index[0])) % 2**31,
                     device=rest.x.device,
                 )
+                for attack in (authors.apgd_targeted, authors.fab):
+                    attack.n_target_classes = self.targets
                 found = authors.run_standard_evaluation(rest.x.contiguous(), rest.y, batch_size=len(rest.y))
             images = found[0] if isinstance(found, tuple) else found
             right = right.index_put((rows,), victim.verdict(images, rest.x, rest.y, self.threat))

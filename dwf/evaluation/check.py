@@ -26,6 +26,8 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     kind: Literal["white", "black", "transfer"] = "white"
     """How much of the model the attack sees: all of it, its outputs, or only another model."""
+    precision: str | None = None
+    """In which the images are made; None: in that of the victim's copy."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from dwf.core import ranks
 from dwf.core.errors import Refused
 from dwf.core.files import write_json
-from dwf.core.fingerprint import fingerprint
+from dwf.core.fingerprint import fingerprint, sources
 from dwf.core.result import Environment, Result, from_json, to_json
 from dwf.core.seeds import derive, drawing
 from dwf.core.types import Batch, Routed, Switched
@@ -33,7 +34,8 @@ from dwf.evaluation.views import Another
 
 EXAMPLES = 12
 """Images kept with their adversarial versions, for the report."""
-
+CODE = ("core", "data", "models", "methods", "attacks", "evaluation")
+"""Parts of the package that decide what an evaluation finds."""
 
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told after each check of each batch: checks done, checks in all, accuracy so far by row, the latest row last."""
@@ -83,6 +85,7 @@ def evaluate(
         "seed": seed,
         "batch": len(batches[0].y),
         "version": subject.versions[0],
+        "code": (code := sources(Path(str(files("dwf"))), CODE)),
     }
     if final.exists():
         return _stored(final, identity, resume)
@@ -106,6 +109,7 @@ def evaluate(
     rows = [row for check in checks for row in check.rows()]
     environment = Environment(
         dwf=subject.versions[0],
+        code=code,
         torch=subject.versions[1],
         device=subject.device,
         threads=torch.get_num_threads(),
@@ -209,8 +213,11 @@ def _merged(batches: Sequence[Arrays]) -> Arrays:
 
 def _stored(final: Path, identity: Mapping[str, Any], resume: bool) -> Result:
     stored = read_arrays(final.with_suffix(".npz"))
-    if "identity" not in stored or json.loads(str(stored["identity"])) != identity:
-        raise Refused(f"{final} holds an evaluation with other settings, images or weights; move it away or delete it first")
+    asked = json.loads(str(stored["identity"])) if "identity" in stored else {}
+    if asked != identity:
+        code = {name: identity[name] for name in ("version", "code")}
+        other = "by other code of dwf" if {**asked, **code} == identity else "with other settings, images or weights"
+        raise Refused(f"{final} holds an evaluation {other}; move it away or delete it first")
     if not resume:
         raise Refused(
             f"{final} is there already, made with the same settings; delete it to evaluate again, or add --resume to keep it"

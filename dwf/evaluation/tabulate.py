@@ -145,7 +145,7 @@ def _entry(row: Row, bits: Bits, merged: Arrays, precision: str) -> AttackEntry:
         seconds=round(float(seconds), 3),
         forwards=round(float(forwards) / total.n, 6),  # sums of shares of a pass round by where they began
         backwards=round(float(backwards) / total.n, 6),
-        precision=f"{precision} generation, float32 verdict",
+        precision=f"{row.precision or precision} generation, float32 verdict",
     )
 
 

@@ -80,6 +80,8 @@ def caveats(one: Comparison) -> list[str]:
     if len(set(precisions.values())) > 1:
         made = listed([f"{run} in {precision}" for run, precision in precisions.items()])
         said.append(f"The attacks were made in different precision: {made}.")
+    if len({seed.one.result.environment.code for who in one.contestants for seed in who.seeds}) > 1:
+        said.append("The attacks are not of the same code of dwf: before small differences count, evaluate all runs by one.")
     if one.result.dataset.split != "test":
         said.append(f"Measured on the {one.result.dataset.split} split: it serves to choose, not to claim.")
     return said

@@ -69,4 +69,5 @@ def _foreign(about: Mapping[str, Any]) -> list[tuple[object, object]]:
 
 
 def _versions(environment: Mapping[str, object]) -> str:
-    return f"dwf {environment.get('dwf', '?')}, torch {environment.get('torch', '?')}, {place(environment)}"
+    code = f" (code {str(environment['code'])[:8]})" if environment.get("code") else ""
+    return f"dwf {environment.get('dwf', '?')}{code}, torch {environment.get('torch', '?')}, {place(environment)}"

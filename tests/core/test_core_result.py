@@ -42,7 +42,7 @@ def example() -> dict[str, Any]:
         "routing": {"clean": {"weights": [0.25, 0.75], "entropy": 0.5, "load": [0.0, 1.0], "variation": 0.0}},
         "per_class": [{"class": "zero", "clean": 0.9, "worst_case": 0.4}],
         "environment": {
-            **{"dwf": "0.1.0", "torch": "2.11", "device": "cpu", "threads": 2, "precision": "bf16", "seed": 0},
+            **{"dwf": "0.1.0", "code": "f00d", "torch": "2.11", "device": "cpu", "threads": 2, "precision": "bf16", "seed": 0},
             **{"compiled": True, "started": "2026-01-01T00:00:00Z", "seconds": 12.5},
         },
     }

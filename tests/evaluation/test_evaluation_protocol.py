@@ -13,7 +13,7 @@ from dwf.core.errors import Refused
 from dwf.core.result import DatasetEntry, ModelEntry, Result, from_json
 from dwf.core.types import Images
 from dwf.data import ordered
-from dwf.evaluation import Table3
+from dwf.evaluation import Table3, protocol
 from dwf.evaluation.protocol import evaluate, file_name
 from dwf.evaluation.tabulate import Subject
 from dwf.models import Mixture
@@ -60,7 +60,18 @@ def test_the_file_has_the_schema_to_the_letter(mixture: Mixture, digits: Images,
     assert set(data["routing"]) == {"clean", "fgsm", "pgd"}
     assert set(data["routing"]["clean"]) == {"weights", "entropy", "load", "variation"}
     assert set(data["per_class"][0]) == {"class", "clean", "worst_case"}
-    assert set(data["environment"]) == {"dwf", "torch", "device", "threads", "precision", "compiled", "seed", "started", "seconds"}
+    assert set(data["environment"]) == {
+        "dwf",
+        "code",
+        "torch",
+        "device",
+        "threads",
+        "precision",
+        "compiled",
+        "seed",
+        "started",
+        "seconds",
+    }
     assert (data["worst_case"][0]["norm"], data["worst_case"][0]["eps"]) == ("linf", 0.1)
 
 
@@ -126,6 +137,15 @@ def test_parts_of_other_weights_are_not_used(mixture: Mixture, digits: Images, t
     result = run(Blind(), digits, tmp_path, resume=True)
     assert result.clean.accuracy == pytest.approx(float((digits.labels == 9).float().mean()), abs=1e-6)
     assert result.routing is None
+
+
+def test_what_other_code_found_is_neither_kept_nor_gone_on_with(
+    mixture: Mixture, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(mixture, digits, tmp_path).environment.code == protocol.sources(Path(protocol.__file__).parent.parent, protocol.CODE)
+    monkeypatch.setattr(protocol, "sources", lambda root, parts: "of another day")
+    with pytest.raises(Refused, match="by other code of dwf; move it away or delete it first"):
+        run(mixture, digits, tmp_path, resume=True)
 
 
 def test_an_evaluation_is_not_overwritten(mixture: Mixture, digits: Images, tmp_path: Path) -> None:

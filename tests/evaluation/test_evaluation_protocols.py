@@ -69,6 +69,21 @@ def test_autoattack_needs_four_classes() -> None:
     with pytest.raises(Refused, match="needs 4 classes and the data have 3; use protocol 'full'"):
         AutoAttack().checks(Scope(classes=3, pixels=1))
     assert names(AutoAttack(version="rand"), Scope(classes=3, pixels=1)) == ["clean", "autoattack"]
+    with pytest.raises(Refused, match="needs 3 classes and the data have 2; use protocol 'full'"):
+        AutoAttack(version="rand").checks(Scope(classes=2, pixels=1))
+
+
+def test_the_reference_tries_all_wrong_classes_where_there_are_fewer_than_its_nine(batch: Batch) -> None:
+    pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    torch.manual_seed(0)
+    target = Victim(nn.Sequential(nn.Flatten(), nn.Linear(256, 5)), torch.float32, 0)
+    few = Batch(batch.x[:8], target.module(batch.x[:8]).argmax(1), batch.index[:8])
+    clean, reference = AutoAttack(eps=0.02).checks(Scope(classes=5, pixels=256))
+    standing = Standing(few)
+    standing.add(clean.rows(), clean(target, few, standing).bits)
+    assert reference.rows()[0].settings["targets"] == 4
+    assert reference.rows()[0].precision == "float32"
+    assert reference(target, few, standing).bits["autoattack"].sum() < 8
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
