@@ -12,7 +12,7 @@ from budget import budget
 from dwf.core.errors import Refused
 from dwf.evaluation.protocol import file_name
 from dwf.evaluation.statistics import wilson
-from dwf.report.matching import Judged, judge
+from dwf.report.matching import Judged, apart, judge
 from dwf.report.paired import Bits
 from dwf.report.reading import Evaluated, read
 from dwf.verbs.evaluate import read_protocol
@@ -63,7 +63,7 @@ def aligned(a: Cell, b: Cell) -> tuple[Bits, Bits]:
     for name in a.judged.keys() | b.judged.keys():
         if name not in a.judged or name not in b.judged:
             raise SystemExit(f"{a.name} and {b.name} cannot be compared: only one of them has '{name}'; evaluate the other too")
-        if _alike(a.judged[name]) != _alike(b.judged[name]):
+        if not _alike(a.judged[name], b.judged[name]):
             raise SystemExit(f"{a.name} and {b.name} were judged on other images or settings by {name}; evaluate both alike")
     return a.right, b.right
 
@@ -112,7 +112,8 @@ def _content(sweep: Path) -> dict[str, Any]:
     return content
 
 
-def _alike(one: Judged) -> tuple[object, ...]:
-    """What must be the same; the rows need not, since mixtures of other sizes have others."""
-    result = one.one.result
-    return result.protocol, result.dataset.sha256, result.dataset.split, one.index.tolist()
+def _alike(a: Judged, b: Judged) -> bool:
+    """Whether settings and images are the same; the rows need not be, since mixtures of other sizes have others."""
+    ours, theirs = a.one.result, b.one.result
+    images = [(result.dataset.sha256, result.dataset.split) for result in (ours, theirs)]
+    return not apart(ours.protocol, theirs.protocol) and images[0] == images[1] and np.array_equal(a.index, b.index)

@@ -72,7 +72,7 @@ class AttackEntry(Score):
     step_size: float
     space: Literal["pixel", "normalized"]
     iterate: Literal["last", "worst"]
-    """`last`: the row as papers report it. `worst`: a sample counts as broken if any iterate of the row broke it."""
+    """`last`: the row as papers report it. `worst`: the last iterate or the one that the attacked copy was most wrong about."""
     settings: dict[str, Any]
     seconds: float
     forwards: float
@@ -165,6 +165,7 @@ class Environment(Settings):
     seed: int
     started: str
     seconds: float
+    """Of the process that finished it; where one was interrupted before, the rows hold the rest."""
 
 
 class Result(Settings):

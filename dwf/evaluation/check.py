@@ -95,6 +95,8 @@ class Scope:
     """C x H x W."""
     experts: int = 0
     """Experts behind its routing; 0 for a model without."""
+    every: float = 1.0
+    """What asking all experts costs, in passes of the model (`Victim.shares`)."""
     permutations: tuple[tuple[int, ...], ...] = ()
     """Of a model that switches between them, to be held one by one."""
     surrogates: tuple[str, ...] = ()

@@ -32,10 +32,8 @@ class Rerouting:
 
     def rows(self) -> Sequence[Row]:
         """One row."""
-        attack, settings = (
-            self.attack,
-            {"view": {"kind": "routing", "temperatures": list(self.temperatures)}, "on": on_whom(self.after)},
-        )
+        attack, view = self.attack, {"kind": "routing", "temperatures": list(self.temperatures)}
+        settings = {"view": view, "draws": attack.draws, "on": on_whom(self.after)}
         return [Row(self.name, attack.threat, attack.steps, attack.restarts, attack.step, settings=settings)]
 
     def __call__(self, victim: Victim, batch: Batch, standing: Standing) -> Outcome:
@@ -63,9 +61,11 @@ class Rerouting:
 
 @dataclass(frozen=True)
 class ExpertsAlone:
-    """Every expert attacked by itself, on all images: what the system makes of those images, and what the expert would be alone.
+    """Every expert attacked by itself, on the images that it names rightly: what the system makes of what was made there, and what
+    the expert would be alone.
 
-    Rows `expert-i`: the system's verdict. Facts `expert-i/clean` and `expert-i/robust`: the expert's own.
+    Rows `expert-i`: the system's verdict; an image that the expert is wrong about already counts as not attacked. Facts
+    `expert-i/clean` and `expert-i/robust`: the expert's own, of all images.
     """
 
     experts: int

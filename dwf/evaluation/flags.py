@@ -185,7 +185,7 @@ def randomized(largest: float) -> FlagEntry | None:
         class_="trust",
         value=largest,
         cause="Two forward passes over the same images differ: the model is random, and a plain attack follows one draw of it.",
-        remedy="Attack the expectation: protocol.eot of 20 or more (table3, masking, full), or version rand of autoattack. Quote "
+        remedy="Attack the expectation: protocol.eot of 20 or more, or version rand of autoattack. Quote "
         "worst-permutation (moe, full) where it is listed: it owes nothing to chance.",
     )
 
@@ -219,6 +219,11 @@ def gate_collapse(weights: Weights) -> FlagEntry | None:
 def variation(weights: Weights) -> float:
     """Mean over images of the total variation between the weights and their mean, in [0, 1]; 0 where all images get the same."""
     return float(0.5 * np.abs(weights - weights.mean(0)).sum(1).mean())
+
+
+def uniform(weights: Weights) -> bool:
+    """Exactly the same for all experts on all images: a uniform gate, which a gate that learns does not hit."""
+    return bool((weights == weights[0, 0]).all())
 
 
 def no_specialisation(weights: Weights) -> FlagEntry | None:

@@ -21,7 +21,7 @@ class Full(Masking):
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """White-box, then the mixture's own attacks on the survivors, then what sees less of the model."""
-        inside = Moe(norm=self.norm, eps=self.eps, steps=self.steps, apgd_steps=self.apgd_steps)
+        inside = Moe(norm=self.norm, eps=self.eps, steps=self.steps, apgd_steps=self.apgd_steps, eot=self.eot)
         mixture = inside.mixture(scope, after=None) if scope.experts else []
         return [*self.white(scope), *mixture, *self.blind(scope)]
 

@@ -45,9 +45,7 @@ class Masking(OneThreat):
     queries: int = Field(default=1000, ge=1)
     """Of Square, on the survivors of APGD-T."""
     eot: int = Field(default=1, ge=1)
-    """Gradients averaged a step by PGD's last row, by APGD and by transfer, and passes a query by Square; 20 or more for a random
-    model.
-    """
+    """Gradients averaged a step (PGD has rows without, too), and passes a query by Square; 20 or more for a random model."""
     temperatures: tuple[tuple[Temperature, Temperature], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
     """Of the softened copies: (gate, experts)."""
 
@@ -71,7 +69,9 @@ class Masking(OneThreat):
             ZeroGradient(),
             FgsmSweep((("fgsm", threat),)),
             *(Attacked(f"pgd-{label(other)}", self._pgd_at(other), after=()) for other in self.others()),
-            Attacked("pgd-huge", Pgd(threat=(huge := self.huge(scope)), steps=self.steps, step=huge.eps / 10), after=()),
+            Attacked(
+                "pgd-huge", Pgd(threat=(huge := self.huge(scope)), steps=self.steps, step=huge.eps / 10, draws=self.eot), after=()
+            ),
             PgdSweep(threat, self.pgd.step, (self.steps,), 2 * self.steps, self.restarts, self.eot),
             *auto_pgd(threat, scope, self.apgd_steps, self.targets, draws=self.eot, after=(f"pgd-{self.steps}",)),
         ]
@@ -87,17 +87,24 @@ class Masking(OneThreat):
 
     def blind(self, scope: Scope) -> list[Check]:
         """Softened copies, transfer and Square, each on the survivors of `white`, and the restarts that they are measured by."""
-        after = (_last(scope.classes),)
+        after = self._everything(scope.classes)
         copies = [Attacked(_soft(t), self.pgd, Softened(*t), after=after) for t in self.temperatures] if scope.experts else []
         transfers = [Attacked(name, self.pgd, view, "transfer", after) for name, view in transfer_sources(scope)]
         square = Attacked("square", Square(threat=self.threat, queries=self.queries, draws=self.eot), kind="black", after=after)
-        gradients = self._restarts(max(len(self.temperatures), len(scope.surrogates)))
+        gradients = self._restarts(max(scope.every * len(self.temperatures), len(scope.surrogates)))
         budgets = {"restarts-gradient": gradients, "restarts-query": self._queries()}
         again = ApgdCe(threat=self.threat, steps=self.apgd_steps, draws=self.eot)
         further = [Attacked(name, again.model_copy(update={"restarts": n}), after=after) for name, n in budgets.items()]
         return [*further, *copies, *transfers, square]
 
-    def _restarts(self, attacks: int) -> int:
+    def _everything(self, classes: int) -> tuple[str, ...]:
+        """Rows whose survivors are those of all of `white`: its last, for survivors of all others; with 2 classes every row."""
+        if classes > 2:
+            return ("apgd-t" if classes >= 4 else "apgd-dlr",)
+        rows = [row for check in self.white(Scope(classes, 1)) for row in check.rows()]
+        return tuple(row.name for row in rows if row.threat.norm == self.norm and 0 < row.threat.eps <= self.eps)
+
+    def _restarts(self, attacks: float) -> int:
         """Of APGD-CE, for the price of so many PGD attacks."""
         return max(ceil(attacks * self.steps / self.apgd_steps), 1)
 
@@ -119,7 +126,7 @@ class Masking(OneThreat):
         pairs = list(pairwise((f"{eps:.4g}", bits[row] & clean) for eps, row in steps))
         alarms.test(*(flags.nonmonotone(a, b, (inner, outer), LEVEL / len(pairs)) for (inner, a), (outer, b) in pairs))
         alarms.test(flags.large_eps_survives(bits["pgd-huge"], findings.classes, "half of the pixel range"))
-        survivors = bits[_last(findings.classes)]
+        survivors = union(bits, ["clean", *self._everything(findings.classes)])
         again, queried = bits["restarts-gradient"], bits["restarts-query"]
         sources = [row for row in bits if row.startswith("transfer-")]
         level = LEVEL / (1 + bool(sources))
@@ -130,11 +137,6 @@ class Masking(OneThreat):
         if soft := [row for row in bits if row.startswith("softened-")]:
             alarms.test(flags.softened_transfer(f"{len(soft)} temperatures", union(bits, soft), again, survivors))
         return alarms
-
-
-def _last(classes: int) -> str:
-    """The last white-box row: its bits are the survivors of all of them."""
-    return "apgd-t" if classes >= 4 else "apgd-dlr" if classes == 3 else "apgd-ce"
 
 
 def union(bits: Mapping[str, Bits], rows: Sequence[str]) -> Bits:

@@ -31,15 +31,17 @@ class Moe(OneThreat):
     """Of the whole and of each expert, where the two are compared."""
     temperatures: tuple[tuple[Temperature, Temperature], ...] = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
     """Of the softened copies: (gate, experts)."""
+    eot: int = Field(default=1, ge=1)
+    """Gradients averaged a step, by every attack but FGSM; 20 or more for a random model."""
 
     @property
     def pgd(self) -> Pgd:
         """The plain attack of this threat."""
-        return Pgd(threat=self.threat, steps=self.steps)
+        return Pgd(threat=self.threat, steps=self.steps, draws=self.eot)
 
     @property
     def _apgd(self) -> ApgdCe:
-        return ApgdCe(threat=self.threat, steps=self.apgd_steps)
+        return ApgdCe(threat=self.threat, steps=self.apgd_steps, draws=self.eot)
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """Raises `Refused` for a model without experts."""
@@ -64,7 +66,7 @@ class Moe(OneThreat):
             ExpertsAlone(scope.experts, (self.pgd, self._apgd)),
             Attacked("weighted-logits", self.pgd, WeightedLogits(), after=after),
             Attacked("surrogate", self.pgd, Surrogate(1.0), after=after),
-            Reweighed(self.threat, self.steps, after=after),
+            Reweighed(self.threat, self.steps, after=after, draws=self.eot),
             *switching(scope, self.pgd, self._apgd, after),
         ]
 

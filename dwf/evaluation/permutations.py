@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwf.attacks import Pgd
+from dwf.attacks import ApgdCe, Pgd
 from dwf.core.types import Attack, Batch, Threat
 from dwf.evaluation.attacked import Attacked, attacked, on_whom, take
 from dwf.evaluation.check import Check, Outcome, Row, Scope, Standing
@@ -26,7 +26,7 @@ DRAWS = 20
 """Gradients averaged a step in the row with EoT."""
 
 
-def switching(scope: Scope, pgd: Pgd, further: Attack, after: tuple[str, ...] | None) -> list[Check]:
+def switching(scope: Scope, pgd: Pgd, further: ApgdCe, after: tuple[str, ...] | None) -> list[Check]:
     """PGD on the expectation, and both attacks on every permutation; nothing for a model that switches nothing.
 
     `after`: as for `Moe.mixture`, () for numbers of their own, None for survivors.
@@ -34,7 +34,8 @@ def switching(scope: Scope, pgd: Pgd, further: Attack, after: tuple[str, ...] | 
     if not scope.permutations:
         return []
     expected = Attacked(f"pgd-eot{DRAWS}", pgd.model_copy(update={"draws": DRAWS}), after=after)
-    return [expected, EveryPermutation(scope.permutations, (pgd, further), survivors=after is None)]
+    held = (pgd.model_copy(update={"draws": 1}), further.model_copy(update={"draws": 1}))  # each is deterministic
+    return [expected, EveryPermutation(scope.permutations, held, survivors=after is None)]
 
 
 @dataclass(frozen=True)

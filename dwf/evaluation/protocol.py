@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -29,7 +30,7 @@ from dwf.core.types import Batch, Routed, Switched
 from dwf.evaluation.check import Check, Outcome, Scope, Standing
 from dwf.evaluation.parts import Arrays, Parts, read_arrays, write_arrays
 from dwf.evaluation.tabulate import AnyProtocol, Subject, examples, shelf, tabulate
-from dwf.evaluation.victim import Victim
+from dwf.evaluation.victim import Shares, Victim
 from dwf.evaluation.views import Another
 
 EXAMPLES = 12
@@ -85,20 +86,25 @@ def evaluate(
         "seed": seed,
         "batch": len(batches[0].y),
         "version": subject.versions[0],
+        "torch": subject.versions[1],
+        "device": subject.device,
         "code": (code := sources(Path(str(files("dwf"))), CODE)),
     }
     if final.exists():
         return _stored(final, identity, resume)
-    checks = protocol.checks(_scope(model, batches[0], subject, surrogates))
+    victim = Victim(model, precision, seed, surrogates, compiled=compiled)
+    checks = protocol.checks(_scope(victim, batches[0], subject, surrogates))
     if surrogates and not any(isinstance(getattr(check, "view", None), Another) for check in checks):
         raise Refused(f"protocol '{protocol.kind}' transfers no images from other models; leave --surrogate out, or use 'transfer'")
+    rows = [row for check in checks for row in check.rows()]
+    if twins := [name for name, times in Counter(row.name for row in rows).items() if times > 1]:
+        raise Refused(f"protocol '{protocol.kind}' has two rows called '{twins[0]}'; give radii and temperatures that differ")
     began, started = time.monotonic(), datetime.now(UTC)
     hidden = folder / f".{name}.parts"
     if ranks.rank() == 0:
         Parts(hidden, identity, keep=resume)
     ranks.barrier()
     parts = Parts(hidden, identity, keep=True)
-    victim = Victim(model, precision, seed, surrogates, compiled=compiled)
     tally = _Tally(watch, len(batches), len(checks))
     for number, batch in enumerate(batches):
         mine = number % ranks.world() == ranks.rank()
@@ -106,7 +112,6 @@ def evaluate(
     ranks.barrier()
     merged = _merged([_joined(parts, number, len(checks)) for number in range(len(batches))])
     ranks.barrier()  # everybody has read: rank 0 may drop the parts
-    rows = [row for check in checks for row in check.rows()]
     environment = Environment(
         dwf=subject.versions[0],
         code=code,
@@ -131,16 +136,15 @@ def evaluate(
     return result
 
 
-def _scope(model: nn.Module, batch: Batch, subject: Subject, surrogates: Mapping[str, nn.Module] | None) -> Scope:
+def _scope(victim: Victim, batch: Batch, subject: Subject, surrogates: Mapping[str, nn.Module] | None) -> Scope:
     """What there is to attack, by asking the model about one image."""
-    experts = 0
-    if isinstance(model, Routed):
-        with torch.no_grad(), drawing(0, batch.x.device):  # what a random model draws here is not the caller's
-            experts = model.route(batch.x[:1]).weights.shape[1]
+    model = victim.module
+    shares = victim.shares(batch.x) if isinstance(model, Routed) else Shares(1.0, ())
     return Scope(
         classes=len(subject.classes),
         pixels=batch.x[0].numel(),
-        experts=experts,
+        experts=len(shares.alone),
+        every=shares.every,
         permutations=tuple(model.permutations) if isinstance(model, Switched) else (),
         surrogates=tuple(surrogates or ()),
         deviations=subject.deviations,
@@ -215,8 +219,8 @@ def _stored(final: Path, identity: Mapping[str, Any], resume: bool) -> Result:
     stored = read_arrays(final.with_suffix(".npz"))
     asked = json.loads(str(stored["identity"])) if "identity" in stored else {}
     if asked != identity:
-        code = {name: identity[name] for name in ("version", "code")}
-        other = "by other code of dwf" if {**asked, **code} == identity else "with other settings, images or weights"
+        code = {name: identity[name] for name in ("version", "code", "torch", "device")}
+        other = "by other code or on another device" if {**asked, **code} == identity else "with other settings, images or weights"
         raise Refused(f"{final} holds an evaluation {other}; move it away or delete it first")
     if not resume:
         raise Refused(

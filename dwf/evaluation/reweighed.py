@@ -23,6 +23,7 @@ from dwf.core.seeds import Noise
 from dwf.core.types import Batch, Routed, Routing, Threat
 from dwf.evaluation.attacked import on_whom, take
 from dwf.evaluation.check import Outcome, Row, Standing
+from dwf.evaluation.mixing import rule, summed
 from dwf.evaluation.victim import Victim
 
 MOMENTUM = 0.75
@@ -35,14 +36,18 @@ class Reweighed:
     threat: Threat
     steps: int = 50
     betas: tuple[float, ...] = (0.5, 2.0)
-    """How sharply an expert that is lost already, or cannot be moved, is left out."""
+    """How sharply an expert that is lost already, or cannot be moved, is left out where logits are averaged; elsewhere each is one
+    more start.
+    """
     shares: tuple[float, ...] = (0.5, 1.0)
     """s: how much the experts count beside the mixture."""
     after: tuple[str, ...] | None = None
+    draws: int = 1
+    """Gradients and margins averaged a step, for models that are random."""
 
     def rows(self) -> Sequence[Row]:
         """One row: broken by any member of the sweep."""
-        sweep = {"betas": list(self.betas), "shares": list(self.shares), "gate_gradient": [True, False]}
+        sweep = {"betas": list(self.betas), "shares": list(self.shares), "gate_gradient": [True, False], "draws": self.draws}
         settings = {**sweep, "on": on_whom(self.after)}
         return [Row("reweighed", self.threat, self.steps, len(self._sweep()), 2 * self.threat.eps, settings=settings)]
 
@@ -71,35 +76,43 @@ class Reweighed:
         here = before = uniform(batch.x, self.threat, noise, restart)
         worst, damage = batch.x, torch.full(batch.y.shape, -torch.inf, device=batch.x.device)
         for number in range(self.steps):
-            gradient = finite(input_gradient(loss, here))
-            better = lens.margin > damage
+            gradient = finite(input_gradient(loss, here, self.draws))
+            seen = lens.margin()
+            better = seen > damage
             worst = torch.where(better.view(-1, 1, 1, 1), here, worst)
-            damage = torch.where(better, lens.margin, damage)
+            damage = torch.where(better, seen, damage)
             step = 2 * self.threat.eps * (1 - number / self.steps)
             moved = project(here + step * steepest(self.threat)(gradient), batch.x, self.threat)
             weight = 1.0 if number == 0 else MOMENTUM
             there = here + (moved - here) * weight + (here - before) * (1 - weight)
             before, here = here, project(there, batch.x, self.threat)
         with torch.no_grad():
-            loss(here)
-        return torch.where((lens.margin > damage).view(-1, 1, 1, 1), here, worst)
+            for _ in range(self.draws):
+                loss(here)
+        return torch.where((lens.margin() > damage).view(-1, 1, 1, 1), here, worst)
 
 
 class _Lens:
-    """The reweighed loss; remembers the mixture's margin at the images that it saw last."""
+    """The reweighed loss; remembers the mixture's margins since it was asked for them."""
 
     def __init__(self, routed: Routed, victim: Victim, y: Tensor, *, beta: float, share: float, gate_gradient: bool) -> None:
         self._routed, self._y, self._beta, self._share, self._gate_gradient = routed, y, beta, share, gate_gradient
         self._decide = victim.through(lambda x: routed.route(x).logits)
-        self.margin = torch.empty(0)
+        self._margins: list[Tensor] = []
         self._hard: bool | None = None
 
     def loss(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) -> cross-entropy (B,) of the reweighed score."""
         routing = self._routed.surrogate(x, 1.0)
         judged = self._judged(x, routing)
-        self.margin = margin(known(judged.float()), self._y)
+        self._margins.append(margin(known(judged.float()), self._y))
         return F.cross_entropy(self._score(routing), self._y, reduction="none")
+
+    def margin(self) -> Tensor:
+        """(B,) the mean over the passes since it was asked last."""
+        mean = torch.stack(self._margins).mean(0)
+        self._margins.clear()
+        return mean
 
     @torch.no_grad()
     def _judged(self, x: Tensor, routing: Routing) -> Tensor:
@@ -112,13 +125,10 @@ class _Lens:
         weights = routing.weights.float() if self._gate_gradient else routing.weights.detach().float()
         opinions = routing.opinions.float()
         mixture = routing.logits.float()
-        summed = (weights.unsqueeze(2) * opinions).sum(1)
-        averages_logits = _same(summed, mixture)
-        if averages_logits:
-            mixture = summed  # with or without the gate's gradient
-        elif not self._gate_gradient:
-            voted = torch.logsumexp(weights.clamp(min=1e-30).log().unsqueeze(2) + torch.log_softmax(opinions, 2), 1)
-            mixture = voted if _same(voted, mixture) else mixture  # what neither sums is followed as it is
+        mix = rule(Routing(mixture, weights, opinions))
+        averages_logits = mix is summed
+        if mix is not None:  # with or without the gate's gradient; what neither sums is followed as it is
+            mixture = mix(weights, opinions)
         with torch.no_grad():
             wrong = mixture.scatter(1, self._y[:, None], -torch.inf).argmax(1)
             influence = self._of_logits(opinions, wrong) if averages_logits else self._of_probabilities(opinions, mixture, wrong)
@@ -144,13 +154,6 @@ class _Lens:
         return other + torch.logaddexp(first, second)
 
 
-@torch.no_grad()
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Do two kinds of logits (B, classes) say the same, up to a number that all classes of an image share?"""
-    return torch.allclose(torch.log_softmax(ours, 1), torch.log_softmax(theirs, 1), rtol=1e-2, atol=1e-2)
-
-
-@torch.no_grad()
 def _gap(logits: Tensor) -> Tensor:
     """Between the two largest logits, (..., 1)."""
     top = logits.topk(2, dim=-1).values

@@ -30,6 +30,8 @@ class Standard(Settings):
     apgd_steps: int = Field(default=100, ge=1)
     targets: int = Field(default=9, ge=1)
     """Of APGD-T."""
+    eot: int = Field(default=1, ge=1)
+    """Gradients averaged a step; 20 or more for a random model."""
 
     @model_validator(mode="after")
     def _some_threat(self) -> Standard:
@@ -56,8 +58,9 @@ class Standard(Settings):
 
     def _attacks(self, threat: Threat, scope: Scope) -> list[Check]:
         tag = label(threat)
-        pgd = Pgd(threat=threat, steps=self.steps)
-        return [Attacked(f"pgd-{self.steps}-{tag}", pgd), *auto_pgd(threat, scope, self.apgd_steps, self.targets, f"-{tag}")]
+        pgd = Pgd(threat=threat, steps=self.steps, draws=self.eot)
+        auto = auto_pgd(threat, scope, self.apgd_steps, self.targets, f"-{tag}", draws=self.eot)
+        return [Attacked(f"pgd-{self.steps}-{tag}", pgd), *auto]
 
     def alarms(self, findings: Findings) -> Alarms:
         """None: rows on survivors cannot be compared with each other. Protocol `masking` raises them."""

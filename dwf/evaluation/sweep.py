@@ -67,8 +67,8 @@ class FgsmSweep:
 class PgdSweep:
     """PGD at several step counts as snapshots of one trajectory; the longest goes on with restarts on its survivors.
 
-    Every row stands twice: as the paper reports it (last iterate), and as `-worst`, where any iterate may break the sample. The
-    copy's margin picks the iterate; the original judges it.
+    Every row stands twice: as the paper reports it (last iterate), and as `-worst`, where an earlier iterate may break the sample
+    too. The copy's margin picks that iterate, anew at each snapshot; the original judges it.
     """
 
     threat: Threat

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dwf.core.settings import Length, Settings
 from dwf.core.types import Threat
@@ -30,7 +30,10 @@ class OneThreat(Settings):
 
     @model_validator(mode="after")
     def _threat_exists(self) -> OneThreat:
-        _ = self.threat
+        try:
+            _ = self.threat
+        except ValidationError as error:
+            raise ValueError(f"'eps' is {self.eps:g}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         return self
 
     @property

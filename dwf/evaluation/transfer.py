@@ -22,15 +22,17 @@ class Transfer(OneThreat):
     kind: Literal["transfer"] = "transfer"
     steps: int = Field(default=50, ge=1)
     queries: int = Field(default=5000, ge=1)
+    eot: int = Field(default=1, ge=1)
+    """Gradients averaged a step, and passes a query; 20 or more for a random model."""
 
     def checks(self, scope: Scope) -> Sequence[Check]:
         """One row a source, and Square."""
-        pgd = Pgd(threat=self.threat, steps=self.steps)
+        pgd = Pgd(threat=self.threat, steps=self.steps, draws=self.eot)
         sources = transfer_sources(scope)
         return [
             Clean(),
             *(Attacked(name, pgd, view, "transfer", after=()) for name, view in sources),
-            Attacked("square", Square(threat=self.threat, queries=self.queries), kind="black", after=()),
+            Attacked("square", Square(threat=self.threat, queries=self.queries, draws=self.eot), kind="black", after=()),
         ]
 
     def alarms(self, findings: Findings) -> Alarms:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dwf.attacks.engine import finite, known, project
 from dwf.core.errors import Refused
-from dwf.core.seeds import Noise, derive
+from dwf.core.seeds import Noise, derive, drawing
 from dwf.core.types import Batch, Classifier, Routed, Switched, Threat
 from dwf.models import AttackCopy
 from dwf.models.compiled import compile_nets
@@ -97,7 +97,7 @@ class Victim:
     def shares(self, x: Tensor) -> Shares:
         """Counted once in multiply-adds, on the first of the images `x` (B, C, H, W)."""
         if self._shares is None:
-            with torch.random.fork_rng(devices=[]):  # a switch that is asked here draws nothing that an attack would have drawn
+            with drawing(0, x.device):  # a switch that is asked here draws nothing that an attack would have drawn
                 self._shares = self._counted(cast(Routed, self.module), x[:1])
         return self._shares
 

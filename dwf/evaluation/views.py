@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dwf.core.types import Classifier
+from dwf.evaluation.mixing import rule, summed, voted
 from dwf.evaluation.victim import Victim
 
 Temperature = Annotated[float, Field(gt=0)]
@@ -44,11 +45,12 @@ class FrozenRouting:
     """RA-E (METHODS 0): the experts, weighted as on the clean image. Holds for these very images, in this order."""
 
     def __call__(self, victim: Victim, x: Tensor) -> Classifier:
-        """sum_i w_i(x) f_i(x')."""
+        """sum_i w_i(x) f_i(x'), or log sum_i w_i(x) softmax f_i(x') where the model mixes probabilities."""
         routed = victim.routed
         with torch.no_grad():
-            weights = routed.route(x).weights.unsqueeze(2)
-        return victim.through(lambda moved: (weights * routed.route(moved).opinions).sum(1), victim.shares(x).every)
+            clean = routed.route(x)
+        mix = rule(clean) or summed
+        return victim.through(lambda moved: mix(clean.weights, routed.route(moved).opinions), victim.shares(x).every)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class WeightedLogits:
 
         def classifier(moved: Tensor) -> Tensor:
             routing = routed.route(moved)
-            return (routing.weights.unsqueeze(2) * routing.opinions).sum(1)
+            return summed(routing.weights, routing.opinions)
 
         return victim.through(classifier, victim.shares(x).every)
 
@@ -91,8 +93,7 @@ class Softened:
 
         def classifier(moved: Tensor) -> Tensor:
             routing = routed.surrogate(moved, gate)
-            voices = torch.log_softmax(routing.opinions.float() / experts, dim=2)
-            return torch.logsumexp(routing.weights.float().clamp(min=1e-30).log().unsqueeze(2) + voices, dim=1)
+            return voted(routing.weights, routing.opinions.float() / experts)
 
         return victim.through(classifier, victim.shares(x).every)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwf.core.errors import Refused
+from dwf.core.result import ProtocolEntry, Result
 from dwf.core.wording import count, listed, plural, short_threat
 from dwf.report.commands import command
 from dwf.report.paired import Bits
@@ -84,10 +85,11 @@ def judge(one: Evaluated) -> Judged:
 def unlike(a: Evaluated, b: Evaluated) -> str:
     """In what two evaluations differ, as far as the result files tell; empty if they may be paired."""
     first, second = a.result, b.result
-    ours, theirs = ({"protocol": r.protocol.name, **r.protocol.settings} for r in (first, second))
-    if ours != theirs:
-        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        return f"the settings of the protocol ({', '.join(f'{k} {ours.get(k)} against {theirs.get(k)}' for k in keys)})"
+    if said := apart(first.protocol, second.protocol):
+        return f"the settings of the protocol ({said})"
+    if _attacks(first) != _attacks(second) and first.protocol.settings.keys() != second.protocol.settings.keys():
+        named = ", ".join(sorted(first.protocol.settings.keys() ^ second.protocol.settings.keys()))
+        return f"the attacks of the protocol, of which only one names {named}"
     if _rows(a) != _rows(b):  # rows of their own, such as one for each expert, or another version of dwf
         names = sorted({row.name for row in {*_rows(a)} ^ {*_rows(b)}})
         return f"the rows of the protocol ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -96,6 +98,19 @@ def unlike(a: Evaluated, b: Evaluated) -> str:
     if (first.dataset.n, first.dataset.indices) != (second.dataset.n, second.dataset.indices):
         return f"the samples ({first.dataset.indices} against {second.dataset.indices})"
     return ""
+
+
+def apart(a: ProtocolEntry, b: ProtocolEntry) -> str:
+    """What both protocols name and set otherwise. What only one names came with a later version of dwf: the attacks tell."""
+    ours, theirs = ({"protocol": entry.name, **entry.settings} for entry in (a, b))
+    keys = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    return ", ".join(f"{key} {ours[key]} against {theirs[key]}" for key in keys)
+
+
+def _attacks(result: Result) -> list[object]:
+    """Every attack with all its settings, and nothing of what it found."""
+    named = {"name", "kind", "norm", "eps", "steps", "restarts", "step_size", "space", "iterate", "settings"}
+    return [entry.model_dump(include=named) for entry in result.attacks]
 
 
 def unpaired(a: Judged, b: Judged) -> str:

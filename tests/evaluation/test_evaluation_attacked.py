@@ -25,8 +25,9 @@ from dwf.evaluation.tabulate import Subject
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another, Expert, FrozenRouting, Softened, Surrogate, WeightedLogits
 from dwf.methods import Advmoe
-from dwf.models import Mixture, ResNet
+from dwf.models import ExpertBank, Gate, Mixture, ResNet
 from dwf.models.cost import multiply_adds
+from dwf.models.mixture import Mixing
 
 THREAT = Threat(eps=0.1)
 PGD = Pgd(threat=THREAT, steps=5, step=0.03)
@@ -142,6 +143,19 @@ def test_a_hard_routers_opinions_cost_more_than_its_answer(batch: Batch) -> None
     assert every == pytest.approx(1 + alone[0])
     Surrogate(1.0)(target, batch.x)(batch.x)
     assert target.meter.forwards == pytest.approx(len(batch.y) * every)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mixing", ["logits", "log-probabilities", "probabilities"])
+def test_frozen_routing_mixes_as_the_model_does(mixing: Mixing, batch: Batch) -> None:
+    """Under a gate that never looks at the image the routing is frozen already."""
+    torch.manual_seed(0)
+    bank = ExpertBank(nn.Sequential(nn.Flatten(), nn.Linear(256, 10)) for _ in range(3))
+    spec = Spec(classes=tuple("0123456789"), channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+    target = victim(Mixture(bank, Gate(reads="nothing")(spec, 3, None), mixing))
+    moved = (batch.x + 0.1).clamp(0, 1)
+    shown, whole = FrozenRouting()(target, batch.x)(moved), target.copy(moved)
+    torch.testing.assert_close(shown.log_softmax(1), whole.log_softmax(1))
 
 
 def test_a_net_without_experts_is_refused(batch: Batch) -> None:

@@ -109,6 +109,8 @@ def test_a_fixed_average_does_not_specialise() -> None:
     flag = flags.no_specialisation(same)
     assert flag is not None
     assert flag.value == pytest.approx(0, abs=1e-6)
+    assert flags.uniform(np.full((5, 3), np.float32(1 / 3)))
+    assert not flags.uniform(same), "a gate that learnt to be a fixed average"
     assert flags.no_specialisation(np.eye(3, dtype=np.float32)[np.arange(60) % 3]) is None
 
 

@@ -139,12 +139,19 @@ def test_parts_of_other_weights_are_not_used(mixture: Mixture, digits: Images, t
     assert result.routing is None
 
 
+def test_two_rows_of_one_name_are_refused(mixture: Mixture, digits: Images, tmp_path: Path) -> None:
+    twins = Table3(eps=0.1, fgsm_eps=(0.05, 0.05), steps=(2,), final=3, restarts=1)
+    with pytest.raises(Refused, match=r"'table3' has two rows called 'fgsm-0.05'; give radii and temperatures that differ"):
+        evaluate(mixture, twins, list(ordered(digits, 20)), subject(digits), tmp_path, precision=torch.float32)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_other_code_found_is_neither_kept_nor_gone_on_with(
     mixture: Mixture, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(mixture, digits, tmp_path).environment.code == protocol.sources(Path(protocol.__file__).parent.parent, protocol.CODE)
     monkeypatch.setattr(protocol, "sources", lambda root, parts: "of another day")
-    with pytest.raises(Refused, match="by other code of dwf; move it away or delete it first"):
+    with pytest.raises(Refused, match="by other code or on another device; move it away or delete it first"):
         run(mixture, digits, tmp_path, resume=True)
 
 

@@ -42,6 +42,33 @@ def test_few_classes_get_the_attacks_that_they_have(classes: int, last: str) -> 
     assert "square" in names(Full(), Scope(classes=classes, pixels=1))
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("scope", [{}, {"experts": 2}])
+def test_what_sees_less_of_the_model_is_for_survivors_of_every_white_box_row(classes: int, scope: dict[str, int]) -> None:
+    asked = Scope(classes, 1, **scope)
+    everything, white = Masking()._everything(classes), [row for check in Masking().white(asked) for row in check.rows()]
+    (followed,) = {row.settings["on"] for check in Masking().blind(asked) for row in check.rows()}
+    assert followed == f"survivors of {', '.join(everything)}"
+    if classes > 2:
+        assert white[-1].name == everything[0]
+        assert white[-1].settings["on"] == "survivors of all before"
+    else:
+        assert set(everything) == {row.name for row in white if 0 < row.threat.eps <= Masking().eps}
+
+
+@pytest.mark.parametrize("kind", ["full", "masking", "moe", "standard", "transfer"])
+def test_every_attack_of_a_random_model_can_average_its_draws(kind: str) -> None:
+    scope = Scope(classes=10, pixels=256, experts=2, permutations=((0, 1), (1, 0)))
+    rows = [row for check in PROTOCOLS[kind].read({"eot": 7}).checks(scope) for row in check.rows()]  # type: ignore[attr-defined]
+    draws = {row.name: row.settings.get("draws", row.settings.get("eot")) for row in rows if row.threat.eps > 0}
+    alone = [name for name, number in draws.items() if number != 7]
+    plain = {"fgsm", "pgd-50", "pgd-50-worst", "pgd-100", "pgd-100-worst", "pgd-100x3", "pgd-100x3-worst", "pgd-eot20"}
+    held = {"permutation-1-2", "permutation-2-1", "worst-permutation", "expert-1", "expert-2"}  # of several attacks, in a list
+    assert set(alone) <= plain | held
+    assert all(each["draws"] == 7 for row in rows if row.name.startswith("expert") for each in row.settings["attacks"])
+    assert all(each["draws"] == 1 for row in rows if "permutation" in row.name for each in row.settings["attacks"])
+
+
 def test_full_holds_masking_moe_and_transfer() -> None:
     full = set(names(Full(), MIXTURE))
     assert full >= set(names(Masking(), MIXTURE))

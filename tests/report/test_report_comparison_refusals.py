@@ -36,6 +36,21 @@ def test_other_settings_and_images_are_refused(change, words, pair):
     assert comparisons(read_all(pair)) == []
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_setting_that_only_the_newer_file_names_counts_by_what_it_does(changed, pair):
+    def renew(data):
+        data["protocol"]["settings"]["later"] = 1
+        for attack in data["attacks"] if changed else ():
+            attack["settings"]["later"] = 1
+
+    edited(pair[1], renew)
+    if not changed:
+        assert compare(pair).tests
+        return
+    with pytest.raises(Refused, match="they differ in the attacks of the protocol, of which only one names later; move "):
+        compare(pair)
+
+
 def test_other_samples_under_the_same_name_are_refused(pair):
     resave(pair[1], lambda arrays: arrays.update(index=arrays["index"] + 3 * 100))
     with pytest.raises(Refused, match=r"they differ in the samples \(300 of 400 images in common\); move "):
