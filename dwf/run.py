@@ -265,7 +265,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", phase: str | No
         model, place = subjects[phase], RunFolder(place.path / "phases" / phase)
         weights = place.weights
     if not weights.exists():
-        raise Refused(f"{place.path} is not trained to the end: it has no {weights.name}; continue with --resume")
+        raise Refused(f"{place.path} is not trained to the end: it has no {weights.name}; go on with dwf train and --resume")
     install(model, load_weights(weights), weights)
     return Loaded(model.eval(), run, spec, place)
 

@@ -66,7 +66,9 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(f"no space left on the device while writing {path}; free some and run the command again") from error
-        if error.errno in _FORBIDDEN:
+        # What is not there may be a file that was to be read.
+        absent = error.errno == errno.ENOENT and Path(str(error.filename)).is_relative_to(path.parent)
+        if error.errno in _FORBIDDEN or absent:
             raise Refused(f"{path} cannot be written ({error.strerror}); choose another place") from error
         raise
 

@@ -71,7 +71,13 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises `Refused` for any other line that is no record.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path} is damaged, its byte {error.start} is no text; restore it or train the run again") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}); restore it or train the run again") from None
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
             try:
                 record = json.loads(line)

@@ -21,6 +21,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises `Refused` for a missing folder, a folder that is no run, another schema, and a record that is damaged or has a hole.
     """
+    if folder.is_file():
+        raise Refused(f"{folder} is a file; name the folder of a run, where its run.json is")
     if not folder.is_dir():
         raise Refused(f"run folder {folder} does not exist; train one with: dwf train PRESET --out {folder}")
     path = folder / "run.json"

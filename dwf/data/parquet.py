@@ -138,12 +138,22 @@ def _label_column(schema: Any, file: Path) -> str:
 def _classes(root: Path, files: Sequence[Path]) -> list[str]:
     """Class names in label order."""
     schema = _table(files[0])
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = described.get(_label_column(schema, files[0]), {}).get("names")
+    names = _described((schema.metadata or {}).get(b"huggingface", b"{}"), _label_column(schema, files[0]))
     beside = root / "class_names.json"
     if not names and beside.is_file():
         names = _listed(beside)
     return [str(name) for name in names] if names else _numbered({*files, *find(root, "train"), *find(root, "test")})
+
+
+def _described(metadata: bytes, column: str) -> list[str] | None:
+    """The names of a class column as the hub's library writes them beside the table; None if it wrote nothing of the kind."""
+    try:
+        found = json.loads(metadata)
+    except ValueError:
+        return None
+    for key in ("info", "features", column, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return [str(name) for name in found] if isinstance(found, list) else None
 
 
 def _listed(file: Path) -> list[str]:

@@ -134,6 +134,8 @@ def _json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise Refused(f"{path} is damaged, it is not JSON; {remedy}") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}); {remedy}") from None
 
 
 def _existing(path: Path) -> Path | None:

@@ -29,6 +29,7 @@ from dwf.models.inference import attack_precision
 from dwf.run import Loaded, RunFolder, environment, load, override, package_version
 from dwf.training.mover import precision_of
 from dwf.verbs.reconsidered import of_method, reconsidered
+from dwf.verbs.source import of_source, sourced
 
 ENOUGH_TO_COMPILE = 5e9
 """Multiply-adds of one forward pass of all images. A protocol asks for two hundred and more: half a minute of one core."""
@@ -55,20 +56,21 @@ def evaluate(
     """Attack a trained run and write `eval/<protocol>.json` in its folder.
 
     `phase`: attack what this phase made, by itself, and write into phases/<phase>/eval. `data`: the run's data set in another
-    place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`, or `method.alpha=0.9` where the method lets it change
-    after training; the result then goes into a file of its own. `samples`: a seeded subset with every class in its share; None
-    takes all. `split`: "val" is the part of the training set that the run held out. `surrogates`: other run folders, whose
-    adversarial images are tried here. `precision` is that of the attacks, and `compile` is about their code; the verdict is always
-    fp32 and not compiled. Raises `Refused` for bad settings, an untrained run, or a result that is there already.
+    place, by name or folder. `overrides`: texts such as `protocol.eps=0.02`, `data.source.bad=skip`, or `method.alpha=0.9`
+    where the method lets it change after training; the result then goes into a file of its own. `samples`: a seeded subset with
+    every class in its share; None takes all. `split`: "val" is the part of the training set that the run held out.
+    `surrogates`: other run folders, whose adversarial images are tried here. `precision` is that of the attacks, and `compile`
+    is about their code; the verdict is always fp32 and not compiled. Raises `Refused` for bad settings, an untrained run, or a
+    result that is there already.
     """
     where = ranks.pick_device(device)
     with ranks.together(where):
         changes, rest = of_method(overrides)
+        reading, rest = of_source(rest)
         settings = read_protocol(protocol, rest)
         loaded, overridden = reconsidered(load(folder, where, phase), changes, phase)
         record = RunFolder(Path(folder)).describe()
-        source = loaded.run.data if data is None else Data.read({**loaded.run.data.model_dump(), "source": data}, where="--data")
-        images = _images(loaded, source, split, record["data"]["sha256"])
+        images = _images(loaded, sourced(loaded.run.data, data, reading), split, record["data"]["sha256"])
         entry = ModelEntry(
             method=loaded.run.method.kind,
             settings=loaded.run.method.model_dump(mode="json"),
@@ -197,7 +199,7 @@ def read_protocol(name: str, overrides: Sequence[str] = ()) -> AnyTable:
     override(data, overrides)
     if set(data) != {"protocol"}:
         raise Refused(
-            f"evaluate takes protocol.a=b, and method.a=b for what may change after training, "
+            f"evaluate takes protocol.a=b, data.source.a=b and, for what may change after training, method.a=b, "
             f"not '{next(k for k in data if k != 'protocol')}'"
         )
     return cast(AnyTable, PROTOCOLS[name].read(data["protocol"], where=f"protocol '{name}'"))

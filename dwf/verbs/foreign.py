@@ -19,7 +19,7 @@ from dwf.core.fingerprint import fingerprint
 from dwf.core.record import FOREIGN
 from dwf.core.result import RUN_SCHEMA, ModelEntry, Result
 from dwf.core.types import Images, Routed, Spec
-from dwf.data import Data, ordered, specify
+from dwf.data import ordered, specify
 from dwf.evaluation.protocol import Watch
 from dwf.models.foreign import Foreign, adopt
 from dwf.models.inference import attack_precision, faithful
@@ -27,6 +27,7 @@ from dwf.run import RunFolder, differences
 from dwf.training.mover import precision_of
 from dwf.verbs.evaluate import judge, others, read_protocol
 from dwf.verbs.finding import Found, find, install, name_of
+from dwf.verbs.source import of_source, sourced
 
 PROBES = 64
 """Images, spread over the test split, on which the module shows that it can be judged and its fast copy that it is one."""
@@ -63,8 +64,9 @@ def evaluate_module(
     if (mean is None) != (std is None):
         raise Refused("mean and std belong together; give both, or neither for a model that takes pixels in [0, 1]")
     with ranks.together(where):
-        settings = read_protocol(protocol, overrides)
-        source = Data.read({"source": str(data)}, where="--data")
+        reading, rest = of_source(overrides)
+        settings = read_protocol(protocol, rest)
+        source = sourced(None, str(data), reading)
         images = source.source("test")
         spec = specify(images)
         told = module if isinstance(module, str) else f"{type(module).__module__}.{type(module).__qualname__}"

@@ -106,9 +106,34 @@ def test_a_record_without_its_data(refused: Refused, run_folder: Path) -> None:
     assert "is damaged ('data' is missing or not a table)" in refused("evaluate", run_folder, *EVALUATE)
 
 
+def test_a_file_that_is_no_run_folder(refused: Refused, run_folder: Path) -> None:
+    assert refused("evaluate", run_folder / "run.json") == (
+        f"{run_folder / 'run.json'} is a file; name the folder of a run, where its run.json is"
+    )
+
+
+def test_a_name_that_no_file_system_takes(refused: Refused, tmp_path: Path) -> None:
+    assert "cannot be written (File name too long); choose another place" in refused(
+        "train", "plain-digits", "--out", tmp_path / ("a" * 300)
+    )
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
+def test_a_journal_that_is_no_text(content: bytes | None, refused: Refused, run_folder: Path) -> None:
+    results = run_folder / "eval"
+    results.mkdir(exist_ok=True)
+    if content is None:
+        (results / "table3.json").mkdir()
+        assert f"{results / 'table3.json'} cannot be read (Is a directory); evaluate the run again" in refused("report", run_folder)
+    else:
+        (results / "table3.json").write_text("{}")
+        (run_folder / "train.jsonl").write_bytes(content)
+        assert "train.jsonl is damaged, its byte 0 is no text; restore it" in refused("report", run_folder)
+
+
 def test_an_unfinished_run(refused: Refused, run_folder: Path) -> None:
     (run_folder / "model.safetensors").unlink()
-    expected = f"{run_folder} is not trained to the end: it has no model.safetensors; continue with --resume"
+    expected = f"{run_folder} is not trained to the end: it has no model.safetensors; go on with dwf train and --resume"
     assert refused("evaluate", run_folder, *EVALUATE) == expected
 
 
@@ -172,7 +197,7 @@ def test_a_full_disc_while_evaluating(refused: Refused, run_folder: Path, monkey
     (["--set", "method.kind=plain"],
      "'method.kind' of 'plain' cannot change after training; leave it out, this method has no setting that can"),
     (["--set", "train.clip=1"],
-     "evaluate takes protocol.a=b, and method.a=b for what may change after training, not 'train'"),
+     "evaluate takes protocol.a=b, data.source.a=b and, for what may change after training, method.a=b, not 'train'"),
     (["--set", "protocol.ep=0.02"], "protocol 'table3': 'ep' is not a setting; did you mean 'eps'?"),
     (["--set", "protocol.eps=8"], "protocol 'table3': 'eps' is 8: it is a share of the pixel range and must be below 1; "
                                   "for 8-bit steps write '8/255'"),

@@ -97,6 +97,16 @@ def test_class_names_beside(tmp_path: Path) -> None:
         _source(tmp_path)("train")
 
 
+@pytest.mark.parametrize(
+    "said", ["{not json", "[]", '{"info": null}', '{"info": {"features": []}}', '{"info": {"features": {"label": 3}}}']
+)
+def test_a_description_that_describes_nothing_is_no_description(said: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [png(), png()], [0, 1])
+    table = pq.read_table(tmp_path / "train.parquet")
+    pq.write_table(table.replace_schema_metadata({"huggingface": said}), tmp_path / "train.parquet")
+    assert Parquet(path=str(tmp_path))("train").classes == ("0", "1")
+
+
 def test_without_names_both_splits_have_the_classes_of_either(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", FOUR, [0, 1, 2, 0])
     write(tmp_path / "test.parquet", FOUR, [0, 1, 1, 0])
