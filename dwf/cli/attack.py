@@ -31,6 +31,7 @@ def attack(
     norm: Annotated[Norm | None, typer.Option(help="Of the radius; the attack's own if not given")] = None,
     images: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With a folder of images for each class.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Or so many test images of the run, every class in its share.")] = None,
+    data: Annotated[str | None, typer.Option(help="The run's data set in another place, by name or folder.")] = None,
     sets: Sets = None,
     target: Annotated[str | None, typer.Option(metavar="CLASS", help="The class to reach; any wrong one if not given")] = None,
     surrogate: Annotated[
@@ -53,6 +54,7 @@ def attack(
             out=out,
             images=images,
             samples=samples,
+            data=data,
             eps=eps,
             norm=None if norm is None else norm.value,
             overrides=sets or [],

@@ -38,9 +38,9 @@ def written_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that does not exist yet: yields a folder to fill; on success it becomes `path` in one rename."""
     beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
     with writable(path):
-        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
         _bury(path)
-        beside.mkdir()
         try:
             yield beside
             for file in beside.iterdir():
@@ -96,14 +96,14 @@ def _bury(path: Path) -> None:
 
 
 def _at_work(pid: int) -> bool:
-    """Whether another process of that number is there; what this one left it has given up."""
+    """Whether a process of that number is there."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
-        return True
-    return pid != os.getpid()
+        pass
+    return True
 
 
 def _remove(leftover: Path) -> None:

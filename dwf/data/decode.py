@@ -60,15 +60,25 @@ class _Shape(NamedTuple):
     height: int
 
 
-def decode(entries: Sequence[Entry], classes: Sequence[str], name: str, *, bad: Bad, mode: Mode, size: int | None = None) -> Images:
+def decode(
+    entries: Sequence[Entry],
+    classes: Sequence[str],
+    name: str,
+    *,
+    bad: Bad,
+    mode: Mode,
+    size: int | None = None,
+    fewest: int = 2,
+) -> Images:
     """The images of all good entries, in order; `index` is the position among the entries, whether or not some are left out.
 
     `mode`: "rgb" and "grey" convert; "auto" takes what most of the first files are, and calls the others bad. `size` (pixels):
     scale the shorter side and crop the centre; None calls every size but the usual one bad. Raises `Refused` for bad entries
-    unless `bad` is "skip", for no good entry at all, and for fewer than two classes.
+    unless `bad` is "skip", for no good entry at all, and for images of fewer than `fewest` classes.
     """
     if not entries:
-        raise Refused(f"{name} holds no images; give a data set with at least one image of each of two classes")
+        wanted = "at least one image" + (f" of each of {fewest} classes" if fewest > 1 else "")
+        raise Refused(f"{name} holds no images; give {wanted}")
     shape = _usual(entries, name, mode, size)
     pixels = np.zeros((len(entries), shape.height, shape.width, _CHANNELS[shape.mode]), np.uint8)
     convert, resize = mode != "auto", size is not None
@@ -86,7 +96,7 @@ def decode(entries: Sequence[Entry], classes: Sequence[str], name: str, *, bad: 
     if skipped:
         pixels = pixels[good]
     labels = np.array([entries[i].label for i in good], np.int64)
-    return assemble(pixels, labels, np.array(good, np.int64), classes, name, skipped=skipped)
+    return assemble(pixels, labels, np.array(good, np.int64), classes, name, skipped=skipped, fewest=fewest)
 
 
 def assemble(
@@ -97,9 +107,10 @@ def assemble(
     name: str,
     *,
     skipped: int = 0,
+    fewest: int = 2,
 ) -> Images:
-    """pixels (N, H, W, C), labels and index (N,) as `Images`, with their checksum; raises `Refused` below two classes."""
-    if len(present := np.unique(labels)) < 2:
+    """pixels (N, H, W, C), labels and index (N,) as `Images`, with their checksum; raises `Refused` below `fewest` classes."""
+    if len(present := np.unique(labels)) < fewest:
         raise Refused(
             f"{name} holds {len(labels)} images, all of class '{classes[int(present[0])]}', and a classifier needs at least "
             "2 classes; give a data set with more"

@@ -43,7 +43,7 @@ class Parquet(Settings):
         """Every image of the split; raises `Refused` for missing files, damaged ones, and bad entries."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
-            raise Refused(f"'{self.path}' is not a folder; data.source.path must be a folder with parquet files")
+            raise Refused(f"'{self.path}' is not a folder; give a folder with parquet files with --data FOLDER")
         if not find(root, split):
             wanted = ", ".join(f"{word}*.parquet" for group in WORDS[split] for word in group)
             there = ", ".join(file.name for file in _files(root)[:5]) or "no parquet file at all"

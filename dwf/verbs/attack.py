@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,6 +36,7 @@ from dwf.run import Loaded, environment, load, override
 from dwf.training.mover import precision_of
 from dwf.verbs.evaluate import others
 from dwf.verbs.manifest import Manifest, Origin, listed, noted, shelf_of, store, threat_entry, total
+from dwf.verbs.source import of_source, sourced
 
 
 def attack(
@@ -45,6 +46,7 @@ def attack(
     out: Path | str,
     images: Path | str | None = None,
     samples: int | None = None,
+    data: str | None = None,
     eps: float | str | None = None,
     norm: Literal["linf", "l2"] | None = None,
     overrides: Sequence[str] = (),
@@ -58,12 +60,13 @@ def attack(
 ) -> Manifest:
     """Attack a trained run and write adversarial images, clean ones, exact arrays and a manifest into the new folder `out`.
 
-    What is attacked is either `samples` of the run's test images (a seeded subset, every class in its share) or `images`, a folder
-    with a folder of images for each class. `eps`: 0.03 or "8/255"; None is 8/255 for Linf and 0.5 for L2. `norm`: None is the
-    attack's own. `overrides`: texts such as `attack.steps=20` and, for a folder, `data.source.size=32`, `mode` and `bad`. `target`:
-    a class that is to be reached; its own images are left out. `surrogate`: a run folder to make the images on; `folder` judges.
-    `precision` is that of the attack; the verdict is always fp32. On one machine's CPU the same call writes the same bytes.
-    Raises `Refused` for bad settings and images, an untrained run, and an `out` that is not empty.
+    What is attacked is either `samples` of the run's test images (a seeded subset, every class in its share) or `images`, a
+    folder with a folder of images for each class. `data`: the run's data set in another place, by name or folder. `eps`: 0.03
+    or "8/255"; None is 8/255 for Linf and 0.5 for L2. `norm`: None is the attack's own. `overrides`: texts such as
+    `attack.steps=20` and, of how images are read, `data.source.size=32`. `target`: a class that is to be reached; its own
+    images are left out. `surrogate`: a run folder to make the images on; `folder` judges. `precision` is that of the attack;
+    the verdict is always fp32. On one machine's CPU the same call writes the same bytes. Raises `Refused` for bad settings and
+    images, an untrained run, and an `out` that is not empty.
     """
     place, where = Path(out), ranks.pick_device(device)
     if (images is None) == (samples is None):
@@ -71,7 +74,10 @@ def attack(
             f"{'neither --images nor --samples was' if images is None else 'both --images and --samples were'} given; give one of "
             "them, a folder with a folder of images for each class or a number of the run's own test images"
         )
-    settings, reading = _read(attack, eps, norm, overrides, pictures=images is not None)
+    if images is not None and data is not None:
+        raise Refused("--data says where the run's own test images are, and --images was given; leave one of them out")
+    reading, rest = of_source(overrides)
+    settings = _read(attack, eps, norm, rest)
     _vacant(place)
     heap.keep()
     with ranks.together(where):
@@ -83,7 +89,7 @@ def attack(
         chosen, sources, about = _pictures(Path(images), loaded, reading, goal)
     else:
         assert samples is not None
-        chosen, about = _drawn(loaded, samples, seed, goal)
+        chosen, about = _drawn(sourced(loaded.run.data, data, reading).source("test"), loaded, samples, seed, goal)
         sources = {}
     helpers = others([] if surrogate is None else [surrogate], chosen, where)
     dtype = precision_of(precision, attack_precision(where))
@@ -122,24 +128,21 @@ class _Aimed:
         return self.attack(model, x, y, noise, target if self.goal is None else torch.full_like(y, self.goal))
 
 
-def _read(
-    name: str, eps: float | str | None, norm: str | None, overrides: Sequence[str], *, pictures: bool
-) -> tuple[AnyAttack, dict[str, Any]]:
-    """(the attack, how image files are read); raises `Refused` for unknown names and keys, and values that do not fit."""
+def _read(name: str, eps: float | str | None, norm: str | None, overrides: Sequence[str]) -> AnyAttack:
+    """The attack; raises `Refused` for unknown names and keys, and values that do not fit."""
     if name not in ATTACKS:
         raise Refused(f"there is no attack '{name}'; {nearest(name, list(ATTACKS))}")
     kind, where = ATTACKS[name], f"attack '{name}'"
     norm = norm or cast(Attack, kind()).threat.norm
     tables: dict[str, Any] = {"attack": {"threat": {"norm": norm, "eps": RADII.get(norm) if eps is None else eps}}}
     override(tables, overrides)
-    table, data = tables.pop("attack"), tables.pop("data", None)
-    reading = {} if data is None else data.get("source") if isinstance(data, dict) and len(data) == 1 else None
-    if tables or not isinstance(reading, dict) or (data is not None and not pictures):
+    table = tables.pop("attack")
+    if tables:
         raise Refused(
-            "attack changes the attack, as in --set attack.steps=20, and with --images how they are read, as in "
-            f"--set data.source.size=32, and no more of '{next(iter(tables), 'data')}'; leave it out"
+            "attack changes the attack, as in --set attack.steps=20, and how images are read, as in "
+            f"--set data.source.size=32, and no more of '{next(iter(tables))}'; leave it out"
         )
-    return cast(AnyAttack, kind.read(table, where=where)), reading
+    return cast(AnyAttack, kind.read(table, where=where))
 
 
 def _vacant(place: Path) -> None:
@@ -153,11 +156,10 @@ def _label(target: str, spec: Spec, run: Path | str) -> int:
     return spec.classes.index(target)
 
 
-def _drawn(loaded: Loaded, samples: int, seed: int, goal: int | None) -> tuple[Images, DatasetEntry]:
+def _drawn(images: Images, loaded: Loaded, samples: int, seed: int, goal: int | None) -> tuple[Images, DatasetEntry]:
     """A seeded subset of the run's test images."""
-    images = loaded.run.data.source("test")
     if images.classes != loaded.spec.classes:
-        raise Refused(f"the test images of {images.name} have other classes than {loaded.folder.path}; restore the run's data")
+        raise Refused(f"the test images of {images.name} have other classes than {loaded.folder.path}; give its own with --data")
     _fitting(images, loaded, hints=False)
     rest = _without(images, goal)
     chosen = subset(rest, samples, derive(seed, "samples"))
@@ -165,9 +167,7 @@ def _drawn(loaded: Loaded, samples: int, seed: int, goal: int | None) -> tuple[I
     return chosen, _entry(chosen, "test", "all" if len(chosen) == len(images) else drawn)
 
 
-def _pictures(
-    root: Path, loaded: Loaded, reading: Mapping[str, Any], goal: int | None
-) -> tuple[Images, dict[int, str], DatasetEntry]:
+def _pictures(root: Path, loaded: Loaded, reading: Sequence[str], goal: int | None) -> tuple[Images, dict[int, str], DatasetEntry]:
     """The images of a folder of class folders, and the file of each index.
 
     They are read as the run reads its own, if those are files too. Raises `Refused` for a missing folder, a class that the run does
@@ -178,7 +178,9 @@ def _pictures(
     root = root.expanduser().resolve()
     own = loaded.run.data.source
     kept = own.model_dump(include={"mode", "size"}) if isinstance(own, Folder) else {}
-    how = Folder.read({**kept, **reading, "path": str(root)}, where="data.source of --images")
+    tables: dict[str, Any] = {"data": {"source": kept}}
+    override(tables, reading)
+    how = Folder.read({**tables["data"]["source"], "path": str(root)}, where="data.source of --images")
     shelves = {shelf_of(name): label for label, name in enumerate(loaded.spec.classes)}
     entries = []
     for item in sorted(item for item in root.iterdir() if not item.name.startswith(".")):
@@ -188,7 +190,7 @@ def _pictures(
             [file for file in sorted(item.rglob("*")) if file.is_file()] if item.is_dir() else [item]
         )  # a loose file has no label
         entries += [Entry(str(file), file, shelves.get(item.name)) for file in files if not file.name.startswith(".")]
-    images = decode(entries, loaded.spec.classes, root.name, bad=how.bad, mode=how.mode, size=how.size)
+    images = decode(entries, loaded.spec.classes, root.name, bad=how.bad, mode=how.mode, size=how.size, fewest=1)
     _fitting(images, loaded, hints=True)
     rest = _without(images, goal)
     sources = {index: str(Path(entries[index].where).relative_to(root)) for index in rest.index.tolist()}

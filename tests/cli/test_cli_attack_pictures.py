@@ -75,6 +75,14 @@ def test_pictures_of_the_target_alone(refused: Sentence, run_folder: Path, pictu
     assert "pictures holds no images" in refused("attack", run_folder, "--images", pictures, "--out", "made")
 
 
+def test_a_single_picture_can_be_attacked(dwf: Dwf, run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "one" / "7"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8), 120).save(folder / "seven.png")
+    assert dwf("attack", run_folder, "--images", folder.parent, "--device", "cpu", "--out", "made").code == 0
+    assert len([*(tmp_path / "made" / "adversarial").rglob("*.png")]) == 1
+
+
 @pytest.mark.parametrize(("words", "sentence"), [
     ([], "neither --images nor --samples was given; give one of them, a folder with a folder of images for each class or a number "
          "of the run's own test images"),

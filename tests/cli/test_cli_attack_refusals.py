@@ -29,9 +29,11 @@ Sentence = Callable[..., str]
     (["--set", "attack.threat=3"], "attack 'pgd': 'threat' is 3: "),
     (["--set", "attack"], "--set 'attack' is not of the form a.b=value"),
     (["--set", "protocol.eps=0.1"],
-     "attack changes the attack, as in --set attack.steps=20, and with --images how they are read, as in "
+     "attack changes the attack, as in --set attack.steps=20, and how images are read, as in "
      "--set data.source.size=32, and no more of 'protocol'; leave it out"),
-    (["--set", "data.source.size=32"], "and no more of 'data'; leave it out"),
+    (["--set", "data.limit=32"], "and no more of 'data'; leave it out"),
+    (["--set", "data.source.size=32"], "the images of digits are 32x32 grey, and "),
+    (["--data", "nowhere"], "there is no data set and no folder 'nowhere'; Valid: cifar10, "),
     (["--target", "cat"], "the target 'cat' is no class of "),
     (["--samples", 501], "501 images of digits were asked for, but there are 500; ask for 1 to 500"),
     (["--images", "."], "both --images and --samples were given; give one of them, a folder with a folder of images for each "),
@@ -41,6 +43,11 @@ Sentence = Callable[..., str]
 def test_bad_words_for_an_attack(words: list[object], sentence: str, refused: Sentence, run_folder: Path) -> None:
     assert sentence in refused("attack", run_folder, *SOME, "--out", "made", *words)
     assert list(Path().iterdir()) == [Path(run_folder.name)], "nothing was begun"
+
+
+def test_data_of_the_runs_own_have_no_say_in_other_images(refused: Sentence, run_folder: Path) -> None:
+    words = ["attack", run_folder, "--images", ".", "--data", "digits", "--out", "made"]
+    assert refused(*words) == ("--data says where the run's own test images are, and --images was given; leave one of them out")
 
 
 def test_a_run_that_is_not_there(refused: Sentence) -> None:

@@ -99,7 +99,7 @@ def test_nothing_good() -> None:
 
 
 def test_empty_and_one_class() -> None:
-    with pytest.raises(Refused, match=r"^pets holds no images; give a data set"):
+    with pytest.raises(Refused, match=r"^pets holds no images; give at least one image of each of 2 classes"):
         decode([], ["cat", "dog"], "pets", bad="refuse", mode="auto")
     with pytest.raises(Refused, match=r"^pets holds 3 images, all of class 'dog', and a classifier needs at least 2 classes"):
         decode([Entry(str(i), png(i), 1) for i in range(3)], ["cat", "dog"], "pets", bad="refuse", mode="auto")

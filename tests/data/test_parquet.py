@@ -59,7 +59,7 @@ def test_missing_split_names_what_was_looked_for_and_found(tmp_path: Path) -> No
     write(tmp_path / "val.parquet", FOUR, [0, 1, 1, 0])
     with pytest.raises(Refused, match=r"has no train images: looked for train\*.parquet and found val.parquet; add or rename"):
         _source(tmp_path)("train")
-    with pytest.raises(Refused, match=r"'.*nowhere' is not a folder; data.source.path must be a folder with parquet files"):
+    with pytest.raises(Refused, match=r"'.*nowhere' is not a folder; give a folder with parquet files with --data FOLDER"):
         _source(tmp_path / "nowhere")("train")
 
 
