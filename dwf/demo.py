@@ -1,4 +1,4 @@
-"""The three-minute story: the same small backbone trained plainly, by PGD, and nine times as DWF, on handwritten digits."""
+"""The story in some minutes: the same small backbone trained plainly, by PGD, and nine times as DWF, on handwritten digits."""
 
 from __future__ import annotations
 

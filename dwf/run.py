@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import nn
 
 from dwf.core.errors import Refused
 from dwf.core.files import writable, write_json
+from dwf.core.overrides import override
 from dwf.core.record import FOREIGN, read_record
 from dwf.core.result import RUN_SCHEMA
 from dwf.core.seeds import derive, drawing
@@ -32,13 +33,19 @@ from dwf.training.checkpoint import install, load_weights
 from dwf.training.loop import Options
 
 
+def _folder(name: str) -> str:
+    if name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError("it also names a folder; leave out slashes, and dots at its beginning")
+    return name
+
+
 class Run(Settings):
     """Everything that decides what is trained. A TOML file names only the deviations from these defaults."""
 
     about: str = ""
     """One line for `dwf list presets`."""
-    name: str = Field(default="run", min_length=1)
-    """How tables and figures call it."""
+    name: Annotated[str, AfterValidator(_folder)] = Field(default="run", min_length=1)
+    """How tables and figures call it, and its folder where no other is named."""
     data: Data = Data()
     method: AnyMethod = Plain()
     train: Options = Options()
@@ -81,7 +88,10 @@ def read(source: str | Path, overrides: Sequence[str] = (), *, data: str | None 
     if isinstance(where, dict) and isinstance(text := data or where.get("source"), str):
         where["source"] = source_table(text)
     override(table, overrides)
-    return Run.read(table, where=str(source))
+    run = Run.read(table, where=str(source))
+    if "method" not in table:
+        raise Refused(f"{path} has no [method] and would train nothing that you named; add one, or begin with a preset's file")
+    return run
 
 
 def source_table(text: str) -> dict[str, Any]:
@@ -90,32 +100,6 @@ def source_table(text: str) -> dict[str, Any]:
         return named(text).model_dump(mode="json")
     except ValueError as error:
         raise Refused(str(error)) from None
-
-
-def override(data: dict[str, Any], texts: Sequence[str]) -> None:
-    """Write each `a.b=c` into nested tables; c is read as TOML where it is TOML, else as plain text."""
-    for text in texts:
-        path, equals, value = text.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise Refused(f"--set '{text}' is not of the form a.b=value, such as method.recipe.epochs=3")
-        table = data
-        for key in keys[:-1]:
-            inner = table.setdefault(key, {})
-            if not isinstance(inner, dict):
-                raise Refused(f"--set '{text}': '{key}' is {inner!r} and not a table; leave out what follows '{key}'")
-            table = inner
-        new = _value(value.strip())
-        if keys[-1] == "kind" and table.get("kind", new) != new:
-            table.clear()  # the settings of another kind
-        table[keys[-1]] = new
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def package_version() -> str:
@@ -205,6 +189,8 @@ class RunFolder:
             raise Refused(
                 f"{self.path} holds parts of a run without its run.json; restore that file or choose another folder with --out"
             )
+        if foreign := [item.name for item in sorted(self.path.iterdir()) if item.name not in (".lock", "plan.json")]:
+            raise Refused(f"{self.path} is no run and holds {foreign[0]}; choose another folder with --out")
         record = {
             "schema": RUN_SCHEMA,
             "name": run.name,

@@ -16,7 +16,7 @@ def listener(folder: Path) -> Listener:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise Refused(
-            "TensorBoard is not installed; install it with: pip install 'dwf[tensorboard]', or leave --tensorboard out"
+            "TensorBoard is not installed; install it with: pip install tensorboard, or leave --tensorboard out"
         ) from None
     with writable(folder):
         writer = SummaryWriter(str(folder / "tensorboard"))

@@ -23,7 +23,9 @@ app = typer.Typer(
     help="Train mixture-of-experts image classifiers that stand up to an adversary, attack them, and report what is left.",
     epilog="Start with: dwf demo",
 )
-console = Console(quiet=os.environ.get("RANK", "0") != "0", width=None if sys.stdout.isatty() else 140)
+console = Console(
+    quiet="WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0", width=None if sys.stdout.isatty() else 140
+)
 """Speaks for rank 0 only; wide enough for the table where the output goes to a file."""
 
 

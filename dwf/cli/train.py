@@ -16,7 +16,7 @@ def demo(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Nine experts and a gate on handwritten digits, beside a plain and a PGD-trained net: train, attack, report, in 3 minutes."""
+    """Nine experts and a gate on handwritten digits, beside a plain and a PGD-trained net: train, attack, report."""
     from dwf import demo as story
     from dwf.progress import evaluating, watching
 

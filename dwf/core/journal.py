@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ class Journal:
     """Appends records to a file and tells the listeners. Rank 0 keeps one; the others keep `Journal(None)`."""
 
     def __init__(self, path: Path | None, listeners: Sequence[Listener] = (), keep_bytes: int | None = None) -> None:
-        """`keep_bytes`: cut an existing file to this length first (what the last checkpoint had seen); None keeps it all."""
+        """`keep_bytes`: cut an existing file to this length first (what the last checkpoint had seen); None keeps it all.
+
+        Raises `Refused` for an existing file that is damaged, or cannot be written.
+        """
         self._listeners = tuple(listeners)
         self._file = None
         if path is not None:
@@ -29,6 +33,8 @@ class Journal:
                 path.touch()
                 if keep_bytes is not None:
                     os.truncate(path, min(keep_bytes, path.stat().st_size))  # never padded, where it was deleted
+                if path.is_file():
+                    deque(read(path), maxlen=0)  # a damaged one is refused before hours of work, whose records would join it
                 self._file = path.open("a", encoding="utf-8")
 
     def write(self, **record: Any) -> None:

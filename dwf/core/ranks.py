@@ -54,6 +54,8 @@ def together(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     # A rank may wait long for one that does a resumed evaluation's last batches by itself.
     limit, backend = timedelta(days=1), "nccl" if device.type == "cuda" else "gloo"
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise Refused(f"WORLD_SIZE is {launched()} and {missing[0]} is not set; start dwf by torchrun, or unset WORLD_SIZE")
     shared, own, count = next(rendezvous("env://", timeout=limit))
     store = PrefixStore(f"dwf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)  # torchrun's outlives a restart
     try:
@@ -73,7 +75,10 @@ def together(device: torch.device) -> Iterator[None]:
 
 def launched() -> int:
     """How many processes torchrun has started, also before they are together; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise Refused(f"WORLD_SIZE is '{os.environ['WORLD_SIZE']}' and no number; start dwf by torchrun, or unset it") from None
 
 
 def restarted() -> bool:

@@ -36,9 +36,13 @@ def named(text: str) -> Source:
         return Hub.model_validate({"name": text})
     folder = Path(text).expanduser()
     if folder.is_dir():
+        try:
+            below = {item.name for item in folder.iterdir() if item.is_dir()}
+        except OSError as error:
+            raise ValueError(f"the folder '{text}' cannot be read ({error.strerror}); repair its rights or name another") from None
         if holds(folder):
             return Parquet(path=text)
-        if any((folder / word).is_dir() for words in SPLITS.values() for word in words):
+        if any(word in below for words in SPLITS.values() for word in words):
             return Folder(path=text)
         raise ValueError(f"the folder '{text}' has neither parquet files nor a folder 'train' with one folder for each class")
     raise ValueError(f"there is no data set and no folder '{text}'; {nearest(text, ['digits', *PLACES])}, or the path of a folder")

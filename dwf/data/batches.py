@@ -52,6 +52,11 @@ class Feed:
     def __init__(self, images: Images, batch: int, seed: int, crop: int, flip: bool, *, parts: int = 1) -> None:
         if not 1 <= batch <= len(images):
             raise Refused(f"batch is {batch}, but there are {len(images)} training images; use a batch of 1 to {len(images)}")
+        side = min(images.pixels.shape[2:])
+        if crop >= side:
+            raise Refused(
+                f"data.crop is {crop} and the images have {side} pixels a side, which it would shift out of sight; use less"
+            )
         if batch % (pieces := ranks.world() * parts):
             raise Refused(f"batch is {batch}, which does not divide by {ranks.world()} ranks times {parts} parts; "
                           f"use a multiple of {pieces}")  # fmt: skip

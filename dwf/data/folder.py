@@ -71,9 +71,23 @@ def _listing(root: Path, split: Split) -> tuple[list[Entry], list[str]]:
         if item.is_dir() and item.name not in classes:
             raise Refused(f"{item} is a class that the training set does not have; its classes are {', '.join(classes)}")
         label = classes.index(item.name) if item.is_dir() else None  # a loose file belongs to no class
-        files = [file for file in sorted(item.rglob("*")) if file.is_file()] if item.is_dir() else [item]
-        entries += [Entry(str(file), file, label) for file in files if not file.name.startswith(".")]
+        entries += [Entry(str(file), file, label) for file in files_of(item)]
     return entries, classes
+
+
+def files_of(item: Path) -> list[Path]:
+    """A file by itself, or those below a folder at any depth, in order, without hidden ones.
+
+    Raises `Refused` for a folder that cannot be read: its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise Refused(f"{error.filename} cannot be read ({error.strerror}); repair its rights or remove it")
+
+    if not item.is_dir():
+        return [item]
+    found = (Path(root) / name for root, _, names in os.walk(item, onerror=refuse) for name in names)
+    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
 
 
 def _place(root: Path, split: Split) -> Path | None:

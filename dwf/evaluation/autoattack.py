@@ -68,7 +68,7 @@ class Reference:
         try:
             from pyautoattack import AutoAttack as Authors
         except ImportError:
-            raise Refused("protocol 'autoattack' needs the authors' code; install it with: pip install 'dwf[autoattack]'") from None
+            raise Refused("protocol 'autoattack' needs the authors' code; install it with: pip install pyautoattack") from None
         right = standing.after(())
         rows = right.nonzero().squeeze(1)
         if len(rows):

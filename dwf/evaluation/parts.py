@@ -24,7 +24,7 @@ class Parts:
         """Parts of another identity (settings, weights, images) or unwanted ones are dropped; call it on rank 0 first."""
         self._folder = folder
         record = folder / "identity.json"
-        if not (keep and record.exists() and json.loads(record.read_text()) == identity):
+        if not (keep and _content(record) == identity):
             shutil.rmtree(folder, ignore_errors=True)
             write_json(record, identity)
 
@@ -46,6 +46,14 @@ class Parts:
 
     def _file(self, batch: int, check: int) -> Path:
         return self._folder / f"{batch:06d}-{check:03d}.npz"
+
+
+def _content(record: Path) -> object:
+    """None for what is not there or damaged: the evaluation then begins anew."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return None
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

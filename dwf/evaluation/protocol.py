@@ -226,7 +226,11 @@ def _stored(final: Path, identity: Mapping[str, Any], resume: bool) -> Result:
         raise Refused(
             f"{final} is there already, made with the same settings; delete it to evaluate again, or add --resume to keep it"
         )
-    return from_json(json.loads(final.read_text()), where=final)
+    try:
+        content = json.loads(final.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise Refused(f"{final} is damaged ({error}); delete it and evaluate again") from None
+    return from_json(content, where=final)
 
 
 def _short(value: Any) -> str:

@@ -27,7 +27,7 @@ class Ray:
 
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
-            raise Refused("Ray is not installed; install it with: pip install 'dwf[ray]', or use --executor processes")
+            raise Refused("Ray is not installed; install it with: pip install ray, or use --executor processes")
         if self.workers is not None and self.workers < 1:
             raise Refused(f"--workers is {self.workers}, and somebody must work; give at least 1")
 

@@ -27,7 +27,7 @@ _GIVEN = ("img_size", "in_chans", "num_classes", "pretrained")
 
 
 class Timm(Settings):
-    """Any net of timm by its name, with a stem for small images. Needs the extra: pip install 'dwf[timm]'."""
+    """Any net of timm by its name, with a stem for small images. Needs timm: pip install timm torchvision."""
 
     kind: Literal["timm"] = "timm"
     name: str = Field(default="vgg19_bn", min_length=1)
@@ -107,7 +107,7 @@ def create(name: str, *, told: str | None = None, **arguments: Any) -> nn.Module
     try:
         import timm
     except ImportError:
-        raise Refused(f"'{told}' needs timm, which is not installed; install it with: pip install 'dwf[timm]'") from None
+        raise Refused(f"'{told}' needs timm, which is not installed; install it with: pip install timm torchvision") from None
     if not name.startswith("hf-hub:") and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

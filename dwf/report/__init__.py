@@ -63,14 +63,15 @@ FIGURES: dict[str, Figure] = {
 """By heading, in page order. A new figure is one file, its test, and one line here."""
 
 
-def write(folders: Sequence[Path], out: Path) -> list[Path]:
+def write(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
     """Write the page `out` (`*.html`) and beside it its tables as .md and .tex, all runs as .runs.csv and every number as .csv.
 
     Returns the five paths. Raises `Refused` for a run folder that cannot be read and for an `out` that cannot be written.
     """
+    out = Path(out)
     if out.suffix not in (".html", ".htm"):
         raise Refused(f"the report is a web page and '{out}' does not end in .html; choose a name like report.html with --out")
-    evaluated = read_all(folders)
+    evaluated = read_all([Path(folder) for folder in folders])
     texts = {
         out: page(evaluated, FIGURES),
         out.with_suffix(".csv"): csv(evaluated),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dwf.core.errors import Refused
 from dwf.core.files import write_json, written, written_folder
 from dwf.core.journal import Record, read
+from dwf.core.wording import shortened
 from dwf.training.reuse import DECIDED, NOBODY, WEIGHTS, Twin
 
 _COUNTERS = "counters.json"
@@ -207,7 +208,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Named tensors of a safetensors file; raises `Refused` for a missing, truncated or foreign file."""
     try:
         return safetensors.torch.load_file(path)
-    except FileNotFoundError:
+    except FileNotFoundError:  # safetensors says so of files without rights too
+        if path.exists():
+            raise Refused(f"{path} cannot be read; repair its rights") from None
         raise Refused(f"{path} does not exist; train the run first, or resume it with --resume") from None
     except (SafetensorError, OSError) as error:
         raise Refused(f"{path} is damaged or no safetensors file ({error}); restore it or train the run again") from None
@@ -220,6 +223,6 @@ def install(module: nn.Module, weights: dict[str, Tensor], where: Path | str) ->
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise Refused(
-            f"the weights in {where} do not fit the model of its settings: {first}; put back the run.json and the weights that "
-            "were written together, or train the run again"
+            f"the weights in {where} do not fit the model of its settings: {shortened(first, 300)}; put back the run.json and the "
+            "weights that were written together, or train the run again"
         ) from None

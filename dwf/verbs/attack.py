@@ -19,12 +19,14 @@ from dwf.core import heap, ranks
 from dwf.core.errors import Refused
 from dwf.core.files import written_folder
 from dwf.core.fingerprint import fingerprint
+from dwf.core.overrides import override
 from dwf.core.result import DatasetEntry
 from dwf.core.seeds import Noise, derive, drawing
 from dwf.core.settings import nearest
 from dwf.core.types import Attack, Batch, Classifier, Images, Spec, Threat
 from dwf.data import Folder, ordered, subset
 from dwf.data.decode import Entry, decode
+from dwf.data.folder import files_of
 from dwf.evaluation.attacked import attacked
 from dwf.evaluation.parts import Arrays
 from dwf.evaluation.protocol import Watch
@@ -32,7 +34,7 @@ from dwf.evaluation.threats import RADII
 from dwf.evaluation.victim import Victim
 from dwf.evaluation.views import WHOLE, Another
 from dwf.models.inference import attack_precision
-from dwf.run import Loaded, environment, load, override
+from dwf.run import Loaded, environment, load
 from dwf.training.mover import precision_of
 from dwf.verbs.evaluate import others
 from dwf.verbs.manifest import Manifest, Origin, listed, noted, shelf_of, store, threat_entry, total
@@ -186,10 +188,7 @@ def _pictures(root: Path, loaded: Loaded, reading: Sequence[str], goal: int | No
     for item in sorted(item for item in root.iterdir() if not item.name.startswith(".")):
         if item.is_dir() and item.name not in shelves:
             raise Refused(f"{item} is no class of {loaded.folder.path}; {nearest(item.name, list(shelves))}")
-        files = (
-            [file for file in sorted(item.rglob("*")) if file.is_file()] if item.is_dir() else [item]
-        )  # a loose file has no label
-        entries += [Entry(str(file), file, shelves.get(item.name)) for file in files if not file.name.startswith(".")]
+        entries += [Entry(str(file), file, shelves.get(item.name)) for file in files_of(item)]  # a loose file has no label
     images = decode(entries, loaded.spec.classes, root.name, bad=how.bad, mode=how.mode, size=how.size, fewest=1)
     _fitting(images, loaded, hints=True)
     rest = _without(images, goal)

@@ -13,6 +13,7 @@ from torch import nn
 
 from dwf.core import heap, ranks
 from dwf.core.errors import Refused
+from dwf.core.overrides import override
 from dwf.core.result import DatasetEntry, ModelEntry, Result, called
 from dwf.core.seeds import derive
 from dwf.core.settings import nearest
@@ -26,7 +27,7 @@ from dwf.models import ExpertBank
 from dwf.models.compiled import pays
 from dwf.models.cost import multiply_adds
 from dwf.models.inference import attack_precision
-from dwf.run import Loaded, RunFolder, environment, load, override, package_version
+from dwf.run import Loaded, RunFolder, environment, load, package_version
 from dwf.training.mover import precision_of
 from dwf.verbs.reconsidered import of_method, reconsidered
 from dwf.verbs.source import of_source, sourced

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from dwf.core.errors import Refused
+from dwf.core.overrides import override
 from dwf.core.settings import nearest
-from dwf.run import Loaded, Run, build, override
+from dwf.run import Loaded, Run, build
 from dwf.training.checkpoint import install
 
 _METHOD = "method."

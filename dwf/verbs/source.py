@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dwf.core.overrides import override
 from dwf.data import Data
-from dwf.run import override, source_table
+from dwf.run import source_table
 
 _SOURCE = "data.source."
 

@@ -64,5 +64,5 @@ def test_a_net_that_timm_cannot_give(refused: Refused, monkeypatch: pytest.Monke
 def test_without_the_extra_timm(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert refused("evaluate", "--model", "timm:resnet10t", *WORDS) == (
-        "'timm:resnet10t' needs timm, which is not installed; install it with: pip install 'dwf[timm]'"
+        "'timm:resnet10t' needs timm, which is not installed; install it with: pip install timm torchvision"
     )

@@ -106,31 +106,6 @@ def test_a_record_without_its_data(refused: Refused, run_folder: Path) -> None:
     assert "is damaged ('data' is missing or not a table)" in refused("evaluate", run_folder, *EVALUATE)
 
 
-def test_a_file_that_is_no_run_folder(refused: Refused, run_folder: Path) -> None:
-    assert refused("evaluate", run_folder / "run.json") == (
-        f"{run_folder / 'run.json'} is a file; name the folder of a run, where its run.json is"
-    )
-
-
-def test_a_name_that_no_file_system_takes(refused: Refused, tmp_path: Path) -> None:
-    assert "cannot be written (File name too long); choose another place" in refused(
-        "train", "plain-digits", "--out", tmp_path / ("a" * 300)
-    )
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
-def test_a_journal_that_is_no_text(content: bytes | None, refused: Refused, run_folder: Path) -> None:
-    results = run_folder / "eval"
-    results.mkdir(exist_ok=True)
-    if content is None:
-        (results / "table3.json").mkdir()
-        assert f"{results / 'table3.json'} cannot be read (Is a directory); evaluate the run again" in refused("report", run_folder)
-    else:
-        (results / "table3.json").write_text("{}")
-        (run_folder / "train.jsonl").write_bytes(content)
-        assert "train.jsonl is damaged, its byte 0 is no text; restore it" in refused("report", run_folder)
-
-
 def test_an_unfinished_run(refused: Refused, run_folder: Path) -> None:
     (run_folder / "model.safetensors").unlink()
     expected = f"{run_folder} is not trained to the end: it has no model.safetensors; go on with dwf train and --resume"

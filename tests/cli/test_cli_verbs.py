@@ -132,7 +132,7 @@ def test_three_lines_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     train(read("plain-digits", [text for text in FEW if text != "--set"]), "runs/digits", device="cpu")
     result = evaluate("runs/digits", "table3", overrides=SMALL, samples=40, device="cpu")
-    pages = write_report([Path("runs/digits")], Path("report.html"))
+    pages = write_report(["runs/digits"], "runs/digits/report.html")
     assert result.clean.n == 40
     assert all(page.is_file() for page in pages)
 

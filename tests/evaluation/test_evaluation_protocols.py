@@ -175,5 +175,5 @@ def test_the_reference_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, bat
 
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     target, standing = Victim(mixture, torch.float32, 0), Standing(batch)
-    with pytest.raises(Refused, match=r"needs the authors' code; install it with: pip install 'dwf\[autoattack\]'"):
+    with pytest.raises(Refused, match="needs the authors' code; install it with: pip install pyautoattack"):
         AutoAttack().checks(SCOPE)[1](target, batch, standing)

@@ -180,7 +180,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(Refused) as refusal:
         Timm(name="resnet10t")(spec())
-    assert str(refusal.value) == "'resnet10t' needs timm, which is not installed; install it with: pip install 'dwf[timm]'"
+    assert str(refusal.value) == "'resnet10t' needs timm, which is not installed; install it with: pip install timm torchvision"
 
 
 def test_timm_is_not_imported_before_a_net_is_built() -> None:
