@@ -173,6 +173,7 @@ class RunFolder:
         settings = run.model_dump(mode="json")
         # Asked before the record is looked for: who claims the same run at the same time writes its record first.
         parts = any((self.path / name).exists() for name in ("state", "aside", "phases", "train.jsonl", "model.safetensors"))
+        foreign = [item.name for item in sorted(self.path.glob("[!.]*")) if item.name not in ("plan.json", self.record.name)]
         if self.record.exists():
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
@@ -189,7 +190,7 @@ class RunFolder:
             raise Refused(
                 f"{self.path} holds parts of a run without its run.json; restore that file or choose another folder with --out"
             )
-        if foreign := [item.name for item in sorted(self.path.iterdir()) if item.name not in (".lock", "plan.json")]:
+        if foreign:
             raise Refused(f"{self.path} is no run and holds {foreign[0]}; choose another folder with --out")
         record = {
             "schema": RUN_SCHEMA,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from dwf.core.errors import Refused
@@ -18,11 +19,15 @@ def listener(folder: Path) -> Listener:
         raise Refused(
             "TensorBoard is not installed; install it with: pip install tensorboard, or leave --tensorboard out"
         ) from None
-    with writable(folder):
-        writer = SummaryWriter(str(folder / "tensorboard"))
+
+    @cache
+    def opened() -> SummaryWriter:  # not before the run has its folder: nothing is written into somebody else's
+        with writable(folder):
+            return SummaryWriter(str(folder / "tensorboard"))
 
     def show(record: Record) -> None:
         if record["event"] == "round":
+            writer = opened()
             for name, value in _numbers(record):
                 writer.add_scalar(f"{record['phase']}/{name}", value, record["round"] + 1)
             writer.flush()

@@ -126,6 +126,13 @@ def test_the_held_out_images_can_judge(dwf: Dwf, run_folder: Path) -> None:
     assert (result["dataset"]["split"], result["dataset"]["n"]) == ("val", 20)
 
 
+def test_tensorboard_is_written_below_the_run(dwf: Dwf) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    assert dwf("train", "plain-digits", *FEW, "--device", "cpu", "--quiet", "--tensorboard").code == 0
+    (file,) = Path("runs/plain-digits/tensorboard").iterdir()
+    assert b"train/loss" in file.read_bytes()
+
+
 def test_three_lines_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dwf import evaluate, read, train, write_report
 
