@@ -173,7 +173,8 @@ class RunFolder:
         settings = run.model_dump(mode="json")
         # Asked before the record is looked for: who claims the same run at the same time writes its record first.
         parts = any((self.path / name).exists() for name in ("state", "aside", "phases", "train.jsonl", "model.safetensors"))
-        foreign = [item.name for item in sorted(self.path.glob("[!.]*")) if item.name not in ("plan.json", self.record.name)]
+        # A log or a note may lie there; what has folders of its own is somebody's pictures, a sweep or what an attack made.
+        foreign = [item.name for item in sorted(self.path.glob("[!.]*")) if item.is_dir()]
         if self.record.exists():
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")

@@ -19,10 +19,16 @@ EVALUATE = [word for text in SMALL for word in ("--set", text)]
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
 def test_a_folder_of_somebody_elses(resume: list[str], refused: Sentence, tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "images.npz").touch()
+    (tmp_path / "theirs" / "adversarial").mkdir(parents=True)
     words = ["train", "plain-digits", "--set", "method.recipe.epochs=1", "--device", "cpu", "--out", tmp_path / "theirs", *resume]
-    assert refused(*words) == f"{tmp_path / 'theirs'} is no run and holds images.npz; choose another folder with --out"
+    assert refused(*words) == f"{tmp_path / 'theirs'} is no run and holds adversarial; choose another folder with --out"
+
+
+def test_a_log_may_lie_where_a_run_begins(dwf: Dwf, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.log").touch()
+    few = [word for text in ("data.limit=100", "method.recipe.epochs=1", "validation.steps=1") for word in ("--set", text)]
+    assert dwf("train", "plain-digits", *few, "--device", "cpu", "--quiet", "--out", tmp_path / "mine").code == 0
 
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", ".hidden"])

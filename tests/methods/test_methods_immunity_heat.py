@@ -140,5 +140,7 @@ def test_what_gives_no_heatmaps_is_refused_in_a_sentence() -> None:
         Refused, match="images of 8 x 7 give no heatmaps of 8 x 8, which method 'immunity' needs at least; give larger"
     ):
         tiny("immunity").model(EIGHT.model_copy(update={"height": 7}))
-    with pytest.raises(Refused, match="feature maps, which a Linear does not show; use backbone 'resnet' or 'wide-resnet'"):
+    with pytest.raises(
+        Refused, match="feature maps, which a Linear does not show; use backbone 'resnet', 'wide-resnet' or 'googlenet'"
+    ):
         map_depth(nn.Linear(2, 2), EIGHT)
