@@ -40,6 +40,9 @@ HEAD = (
 )
 ROWS = {"FGSM .01": "fgsm-0.01", ".03": "fgsm-0.03", ".05": "fgsm-0.05", ".07": "fgsm-0.07", ".09": "fgsm-0.09",
         "PGD-10": "pgd-10", "PGD-50": "pgd-50", "MS (100 x 3)": "pgd-100x3", "adaptive (A)": "pgd-100-eot1"}  # fmt: skip
+INSIDE = {"PGD-50": "pgd", "APGD-CE": "apgd-ce", "frozen routing (RA-E)": "frozen-routing", "routing alone (RA-R)": "routing",
+          "reweighed": "reweighed"}  # fmt: skip
+"""Columns of `moe`, each of all images whose clean version is right."""
 
 
 def runs(results: Path) -> dict[str, list[Evaluated]]:
@@ -97,6 +100,18 @@ def papers(found: dict[str, list[Evaluated]]) -> str:
     return table(["run", "SA", *ROWS], lines)
 
 
+def inside(found: dict[str, list[Evaluated]]) -> str:
+    """`moe`: what attacks on experts and routing leave of the mixtures that it judged, and of their most robust expert alone."""
+    lines = []
+    for name, members in found.items():
+        for one in (one for one in members if one.name.partition("@")[0] == "moe"):
+            rows = {entry.name: entry for entry in one.result.attacks}
+            alone = [fact.value for place, fact in one.result.facts.items() if place.endswith("/robust")]
+            shares = [one.result.clean.accuracy, *(rows[row].accuracy for row in INSIDE.values()), max(alone)]
+            lines.append([name, *(f"{100 * share:.1f}" for share in shares), _case([one])])
+    return table(["run", "SA", *INSIDE, "best expert alone", "worst case"], lines)
+
+
 def seeds(first: Path = RESULTS, others: Path = SEEDS) -> str:
     """`table3` of the methods that were trained more than once, seed by seed."""
     lines = []
@@ -116,7 +131,9 @@ def details(results: Path = RESULTS) -> str:
     """The document's."""
     rows = "The paper's rows, PGD at 8/255 in steps of 2/255, 1000 images:"
     again = "Other seeds, on the same images:"
-    return f"{rows}\n\n{papers(runs(results))}\n{again}\n\n{seeds(results)}"
+    mixtures = "Protocol `moe`, each row by itself; the expert under PGD-50 and APGD-CE on itself:"
+    found = runs(results)
+    return f"{rows}\n\n{papers(found)}\n{mixtures}\n\n{inside(found)}\n{again}\n\n{seeds(results)}"
 
 
 def main() -> None:
