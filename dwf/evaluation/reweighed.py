@@ -154,6 +154,7 @@ class _Lens:
         return other + torch.logaddexp(first, second)
 
 
+@torch.no_grad()
 def _gap(logits: Tensor) -> Tensor:
     """Between the two largest logits, (..., 1)."""
     top = logits.topk(2, dim=-1).values

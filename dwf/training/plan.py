@@ -146,7 +146,8 @@ class Phase:
     def likeness(self) -> Hashable:
         """Phases of one model that agree in this cost the same a step."""
         moved = tuple((name, repr(learner.optimizer)) for name, learner in self.learners.items())
-        return self.kind, str(self.subject), self.batch, moved
+        parameters = sum(p.numel() for p in self.subject.parameters())  # some stand in no layer that a net's text names
+        return self.kind, str(self.subject), parameters, self.batch, moved
 
 
 class Method(Protocol):

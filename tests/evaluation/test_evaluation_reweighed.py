@@ -10,7 +10,7 @@ from dwf.attacks import ApgdCe
 from dwf.core.types import Batch, Images, Routing, Spec, Threat
 from dwf.evaluation.attacked import Attacked
 from dwf.evaluation.check import Standing
-from dwf.evaluation.reweighed import Reweighed, _Lens
+from dwf.evaluation.reweighed import Reweighed, _gap, _Lens
 from dwf.evaluation.sweep import Clean
 from dwf.evaluation.victim import Victim
 from dwf.models import ExpertBank, Gate, Mixture
@@ -43,6 +43,12 @@ def test_follows_the_gate_only_where_it_says_so(mixing: Mixing, gate_gradient: b
         lens = _Lens(model, victim(model), batch.y, beta=0.5, share=share, gate_gradient=gate_gradient)
         moved = torch.autograd.grad(lens.loss(batch.x).sum(), list(model.gate.parameters()), allow_unused=True)
         assert any(found is not None and found.any() for found in moved) is gate_gradient
+
+
+def test_the_gap_scales_the_score_and_is_not_ascended() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
+    assert _gap(logits).tolist() == [[2.0]]
+    assert not _gap(logits).requires_grad
 
 
 class Hard(nn.Module):
