@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,14 +84,14 @@ def cell(folder: Path, names: list[str] | None = None) -> Cell:
     return Cell(folder.name, budget(folder), found)
 
 
-def cells(sweep: Path) -> list[Cell]:
-    """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols."""
+def cells(sweep: Path, beside: Sequence[Path] = ()) -> list[Cell]:
+    """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols; then the runs `beside`."""
     content = _content(sweep)
     wanted = [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in content["protocols"]]
     found = [cell(sweep / name, wanted) for name in content["cells"] if _begun(sweep / name)]
     if not found:
         raise SystemExit(f"no cell of {sweep} has been judged yet; go on with --resume")
-    return found
+    return [*found, *(cell(run, wanted) for run in beside)]
 
 
 def absent(sweep: Path) -> str:

@@ -1,6 +1,6 @@
 """Robust accuracy against the cost of training: the table and the figure of docs/cost.md.
 
-From the folder of `dwf sweep sweeps/cost-cifar10-mini.toml`.
+From the folder of `dwf sweep sweeps/cost-cifar10-mini.toml`, and from other runs that were judged alike.
 
 A cell is on the front if no other is cheaper and at least as robust, by the estimates: where intervals are wide, a neighbour of the
 front may be as good. Every choice among cells is made here, on images that the runs held out.
@@ -65,8 +65,9 @@ def main() -> None:
     """Print, or write."""
     parser = writer(__doc__.splitlines()[0], DOCUMENT)
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="runs that no cell of the sweep is")
     chosen = parser.parse_args()
-    found = cells(chosen.sweep)
+    found = cells(chosen.sweep, chosen.beside)
     for other in found[1:]:
         aligned(found[0], other)
     text = tabulated(found) + absent(chosen.sweep)
