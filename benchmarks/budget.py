@@ -41,6 +41,9 @@ def main() -> None:
     parser = reader(__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     chosen = parser.parse_args()
+    names = [folder.name for folder in chosen.runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SystemExit(f"two of the runs are both called '{twice}'; ask for them one after the other")
     found = {folder.name: {key: round(value, 2) for key, value in budget(folder).items()} for folder in chosen.runs}
     publish("budget", {"runs": found}, chosen.json)
 

@@ -1,13 +1,15 @@
 """The comparisons of this project, one after another on an idle machine: benchmarks/latest.json, and docs/benchmarks.md from it.
 
 Each is a process of its own. One that fails is told at the end, and its old figures go; one that cannot run here (no data) is
-skipped with the reason. --only NAME ... runs some and keeps the other figures; --page only writes the page anew.
+skipped with the reason. --only NAME ... runs some and keeps the other figures; --page only writes the page anew, which also says
+which figures are of an earlier version of their script.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,7 +25,7 @@ HEAD = """# Benchmarks
 Written by `make bench` (`benchmarks/everything.py`) from `benchmarks/latest.json`, never by hand. By themselves stand
 `benchmarks/gpu.py` and `epochs.py` ([GPUs](gpu.md)) and `benchmarks/regimes.py`, which asks about the experts of one run.
 """
-NOT_FIGURES = ("command", "minutes", "machine", "benchmark")
+NOT_FIGURES = ("command", "minutes", "machine", "benchmark", "script")
 LATEST, PAGE = HERE / "latest.json", HERE.parent / "docs" / "benchmarks.md"
 SINGLE, MIXTURE = "results/cifar10-mini/pgd-at", "results/cifar10-mini/dwf"
 COMPARISONS: dict[str, list[str]] = {
@@ -53,8 +55,14 @@ def run(words: list[str], data: str | None, *, quick: bool) -> dict[str, Any]:
         command = [sys.executable, str(HERE / words[0]), *words[1:], "--json", str(file)]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
         record: dict[str, Any] = json.loads(file.read_text())
+    record["script"] = checksum(words[0])
     shown = " ".join(["python", f"benchmarks/{words[0]}", *(w for w in words[1:] if not w.startswith("--data"))])
     return {"command": shown, "minutes": round((time.monotonic() - began) / 60, 1), **record}
+
+
+def checksum(script: str) -> str:
+    """Of what measured: figures of another version of it are told apart."""
+    return hashlib.sha256((HERE / script).read_bytes()).hexdigest()
 
 
 def page(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -62,13 +70,19 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [HEAD]
     if missing := [f"`{name}`" for name in COMPARISONS if name not in records]:
         parts.append(f"Not measured since they last changed: {', '.join(missing)}.\n")
+    if stale := [f"`{name}`" for name, record in records.items() if record.get("script") != checksum(_script(record))]:
+        parts.append(f"Measured by an earlier version of their script: {', '.join(stale)}.\n")
     for name, record in records.items():
-        about = ast.get_docstring(ast.parse((HERE / record["command"].split()[1].removeprefix("benchmarks/")).read_text()))
+        about = ast.get_docstring(ast.parse((HERE / _script(record)).read_text()))
         title, where = name.replace("_", " ").capitalize(), ", ".join(f"{k} {v}" for k, v in record["machine"].items())
         parts.append(f"## {title}\n\n{about}\n\n`{record['command']}` ({record['minutes']} minutes; {where})\n")
         figures = {key: value for key, value in record.items() if key not in NOT_FIGURES}
         parts += section(figures, "")
     return "\n".join(parts)
+
+
+def _script(record: Mapping[str, Any]) -> str:
+    return str(record["command"].split()[1].removeprefix("benchmarks/"))
 
 
 def section(figures: Mapping[str, Any], path: str) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from harness import arguments, peak_of_this_process, publish
 from steps import CPU, joint_step, spec
 
+from dwf.core import heap
 from dwf.core.settings import size, sized
 from dwf.core.types import Images
 from dwf.methods import Dwf
@@ -41,6 +42,8 @@ def peak(cap: str, depth: int, width: int, batch: int, *, compiled: bool) -> dic
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(count) % 10, spec().classes, torch.arange(count), "noise", "0" * 64)
     chosen = measures(run, images, spec(), PRECISION, None).get("joint")
+    if not chosen:
+        heap.keep()
     before = peak_of_this_process()
 
     def below(model: torch.nn.Module) -> None:

@@ -24,10 +24,13 @@ PRESET = "preset"
 def _axes(value: object, path: str = "") -> dict[str, tuple[Any, ...]]:
     """`method.joint.epochs = [1, 2]` reaches us as nested tables, `"method.joint.epochs" = [1, 2]` as one key: both are an axis."""
     if isinstance(value, Mapping) and (value or not path):
-        found = [_axes(inner, f"{path}.{key}".strip(".")) for key, inner in value.items()]
-        return {key: values for one in found for key, values in one.items()}
+        found = [axis for key, inner in value.items() for axis in _axes(inner, f"{path}.{key}".strip(".")).items()]
+        names = [name for name, _ in found]
+        if spelt := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"'{spelt}' stands twice, spelt in two ways; write it once, with all its values")
+        return dict(found)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise ValueError(f"'{path}' is {value!r}; give a list of the values to try, such as seed = [0, 1, 2]")
+        raise ValueError(f"'{path or 'grid'}' is {value!r}; give a list of the values to try, such as seed = [0, 1, 2]")
     if twice := [one for one in value if list(value).count(one) > 1]:
         raise ValueError(f"'{path}' has {twice[0]!r} twice; name every value once")
     return {path: tuple(value)}
@@ -167,7 +170,7 @@ def _cell(sweep: Sweep, variant: Variant | None, point: Sequence[_Choice]) -> Ce
             raise Refused(f"cell '{variant.name if variant else name}' sets '{path}', which the grid varies; leave one of them out")
     overrides = (*sweep.set, *own, *(f"{path}={_toml(value)}" for path, value in chosen.items()))
     try:
-        return Cell(name, preset, overrides, read(preset, [f"name={_toml(name)}", *overrides], data=sweep.data))
+        return Cell(name, preset, overrides, read(preset, [*overrides, f"name={_toml(name)}"], data=sweep.data))
     except Refused as refusal:
         raise Refused(f"cell '{name}': {refusal}") from None
 

@@ -22,7 +22,7 @@ def report(
 
     page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     written = reports.write(runs, page)
-    show_table([one for run in runs for one in reports.read(run)])
+    show_table(reports.read_all(runs))
     console.print("\n".join(str(path) for path in written), markup=False)
 
 

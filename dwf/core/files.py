@@ -20,6 +20,8 @@ _MARK = ".writing"
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on success it becomes `path` in one rename. Full discs and missing rights are `Refused`."""
+    if path.is_dir():
+        raise Refused(f"{path} is a folder and cannot be written as a file; name a file in it")
     beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,14 +35,18 @@ def radius(norm: str, eps: float) -> str:
     return f"{of_255(eps)} ({decimal(eps)})" if norm == "linf" else decimal(eps)
 
 
-def threat(norm: str, eps: float) -> str:
-    """`Linf 8/255 (0.0314)` or `L2 0.5`."""
-    return f"{NORMS.get(norm, norm)} {radius(norm, eps)}"
+def threat(norm: str, eps: float, space: str = "pixel") -> str:
+    """`Linf 8/255 (0.0314)` or `L2 0.5`; a length in the standardised space is said to be one."""
+    return f"{NORMS.get(norm, norm)} {radius(norm, eps)}{_in(space)}"
 
 
-def short_threat(norm: str, eps: float) -> str:
+def short_threat(norm: str, eps: float, space: str = "pixel") -> str:
     """`Linf 8/255` or `L2 0.5`, for headings."""
-    return f"{NORMS.get(norm, norm)} {of_255(eps) if norm == 'linf' else decimal(eps)}"
+    return f"{NORMS.get(norm, norm)} {of_255(eps) if norm == 'linf' else decimal(eps)}{_in(space)}"
+
+
+def _in(space: str) -> str:
+    return "" if space == "pixel" else " in standardised space"
 
 
 def count(number: float) -> str:

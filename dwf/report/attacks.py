@@ -37,7 +37,7 @@ def _list(one: Evaluated) -> Markup:
         ("Threat", "Accuracy, %", "95 % interval", "n", "Attacks"),
         [
             (
-                threat(case.norm, case.eps),
+                threat(case.norm, case.eps, case.space),
                 percent(case.accuracy),
                 interval(case.ci95),
                 count(one.result.dataset.n),

@@ -31,7 +31,7 @@ def _classes(one: Evaluated, number: int) -> Markup:
     ordered = sorted(one.result.per_class, key=lambda entry: entry.worst_case)
     shown = ordered[:SHOWN]
     head = one.headline
-    worst = f"worst case, {threat(head.norm, head.eps)}" if head else "worst case"
+    worst = f"worst case, {threat(head.norm, head.eps, head.space)}" if head else "worst case"
 
     def paint(chart: Chart) -> None:
         axes = chart.subplots()

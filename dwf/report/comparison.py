@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dwf.core.files import write_json, written
-from dwf.core.wording import ABSENT, count, listed, percent, plural, short_threat
+from dwf.core.wording import ABSENT, count, listed, percent, plural
 from dwf.report.duels import Comparison, Duel, Line, Side, comparisons, without_bits
 from dwf.report.markup import joined, table, tag
 from dwf.report.reading import Evaluated
@@ -91,7 +91,7 @@ def sentence(one: Comparison) -> str:
     """The headline, all rivals in one sentence."""
     row = one.duels[0].headline.row
     where = (
-        f"Worst case at {short_threat(row.norm, row.eps)}" if row.kind == "worst_case" else "Clean images (no worst case measured)"
+        f"Worst case at {row.name.removeprefix('worst ')}" if row.kind == "worst_case" else "Clean images (no worst case measured)"
     )
     heads = [(duel.b.name, duel.headline) for duel in one.duels]
     a = f"{where}, {plural(one.result.dataset.n, 'image')}, against {one.a.name} with {_share(heads[0][1].a)} %"
@@ -200,12 +200,12 @@ def _plain(value: object, *, share: bool) -> object:
 
 
 def _block(one: Comparison) -> Markup:
-    threat = one.duels[0].headline.row
+    row = one.duels[0].headline.row
     heads = [(duel.b.name, *_cells(duel.headline)) for duel in one.duels]
     clean = [(duel.b.name, *_cells(duel.lines[0])) for duel in one.duels]
     parts = [tag("h3", f"{title(one)}, against {one.a.name}"), tag("p", sentence(one))]
-    if threat.kind == "worst_case":
-        caption = f"Worst case at {short_threat(threat.norm, threat.eps)}, {one.name}, A is {one.a.name}"
+    if row.kind == "worst_case":
+        caption = f"Worst case at {row.name.removeprefix('worst ')}, {one.name}, A is {one.a.name}"
         parts.append(table(caption, ("B", *_HEADER), heads))
     parts.append(table(f"Clean images, {one.name}, A is {one.a.name}", ("B", *_HEADER), clean))
     for duel in one.duels:

@@ -47,6 +47,9 @@ def _planned(one: Evaluated) -> list[list[str]]:
     spent = {name: sum(map(_seconds, records)) for name, records in phases.items()}
     places = [place(where) for where in (one.plan["environment"], one.record["environment"])]
     pairs = [(phase["name"], phase["seconds"], spent[phase["name"]]) for phase in one.plan["phases"] if phase["name"] in spent]
+    pairs = [pair for pair in pairs if pair[1]]  # of no time there is no share
+    if not pairs:
+        return []
     pairs.append(("all", sum(p for _, p, _ in pairs), sum(s for _, _, s in pairs)))
     said = {name: f"{name}, {done}" for name, records in phases.items() if (done := early(records))}
     named = [(said.get(name, name), plan, took) for name, plan, took in pairs]

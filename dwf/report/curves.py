@@ -49,19 +49,23 @@ def curves(evaluated: Sequence[Evaluated]) -> str | None:
 
 def _fgsm(group: Group, number: int) -> Markup:
     lines: list[Line] = []
+    standardised = any(one.standardised for one in group.members)
     for one in group.members:
         clean = Point(0.0, "clean", one.result.clean.accuracy, one.result.clean.ci95)
         entries = {entry.eps: entry for entry in _entries(one, "own", "fgsm")}  # a radius both rows have counts once
         lines.append((one.run, [clean, *(_point(entry, entry.eps, of_255(entry.eps)) for _, entry in sorted(entries.items()))]))
 
     def paint(chart: Chart) -> None:
-        axes = _axes(chart, lines, "FGSM radius, as a share of the pixel range")
+        axes = _axes(
+            chart, lines, "FGSM radius in standardised space" if standardised else "FGSM radius, as a share of the pixel range"
+        )
         for i, one in enumerate(group.members):
             if (head := one.headline) and head.norm == "linf":
                 name = None if i else f"worst case at {short_threat(head.norm, head.eps)}, colour as the run"
                 style = {**_HOLLOW, "marker": "*", "markersize": 13, "color": look(i).color}
                 axes.plot([head.eps], [100 * head.accuracy], label=name, **style)
-        _in_255ths(axes)
+        if not standardised:
+            _in_255ths(axes)
         legend(chart, axes)
 
     title = f"Accuracy against the FGSM radius, {group.title}"
@@ -87,7 +91,7 @@ def _pgd(group: Group, number: int) -> Markup:
     shown = [
         (run, [*points, *(_point(e, e.steps, e.name) for i, e in restarts if i == k)]) for k, (run, points) in enumerate(lines)
     ]
-    return _figure(shown, paint, group=group, name=f"pgd-{number}", title=title, unit="Steps")
+    return _figure(lines, paint, group=group, name=f"pgd-{number}", title=title, unit="Steps", listing=shown)
 
 
 def _radii(group: Group, number: int) -> Markup:
@@ -133,14 +137,24 @@ def _in_255ths(axes: Axes) -> None:
 
 
 def _figure(
-    lines: list[Line], paint: Callable[[Chart], None], *, group: Group, name: str, title: str, unit: str, more: str = ""
+    lines: list[Line],
+    paint: Callable[[Chart], None],
+    *,
+    group: Group,
+    name: str,
+    title: str,
+    unit: str,
+    more: str = "",
+    listing: list[Line] | None = None,
 ) -> Markup:
+    """`listing`: the points of the table under the figure, where there are more than its lines join."""
+
     def x(point: Point) -> str:
         return decimal(point.x) if unit == "Radius" else count(point.x)
 
-    lines_said = [f"{run} falls from {percent(p[0].accuracy)} to {percent(p[-1].accuracy)} %" for run, p in lines if p]
+    lines_said = [f"{run} goes from {percent(p[0].accuracy)} to {percent(p[-1].accuracy)} %" for run, p in lines if p]
     description = f"{listed(lines_said)}, between {x(lines[0][1][0])} and {x(lines[0][1][-1])} on the horizontal axis."
-    rows = [(run, x(p), p.name, percent(p.accuracy), interval(p.ci95)) for run, points in lines for p in points]
+    rows = [(run, x(p), p.name, percent(p.accuracy), interval(p.ci95)) for run, points in listing or lines for p in points]
     data = table(title, ("Run", unit, "Row", "Accuracy in %", "95 % interval"), rows)
     images = listed(list(map(count, group.counts)))
     said = f"Accuracy in percent, n = {images} images; bands are 95 % Wilson intervals.{more}"

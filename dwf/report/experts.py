@@ -124,7 +124,7 @@ def _pgd(one: Evaluated) -> AttackEntry | None:
 
 
 def _where(one: Evaluated, entry: AttackEntry) -> str:
-    return f"{one.run}, {one.name}, {short_threat(entry.norm, entry.eps)}"
+    return f"{one.run}, {one.name}, {short_threat(entry.norm, entry.eps, entry.space)}"
 
 
 def _share(share: Share | None) -> object:

@@ -118,7 +118,7 @@ def _terminal(one: Evaluated, group: Group) -> dict[str, str]:
         if column.heading in row:
             row[column.heading] = _number(cell(one, column))
     if head := one.headline:
-        row["Worst case"] = f"{percent(head.accuracy)} ({short_threat(head.norm, head.eps)})"
+        row["Worst case"] = f"{percent(head.accuracy)} ({short_threat(head.norm, head.eps, head.space)})"
     return row
 
 

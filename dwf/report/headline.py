@@ -44,13 +44,13 @@ def ball(norm: str, eps: float) -> Ball:
 
 def headline(run: Sequence[Evaluated]) -> Ball | None:
     """The threat that most evaluations put first; of several, Linf 8/255, else the largest Linf radius. None without any."""
-    heads = Counter(ball(head.norm, head.eps) for one in run if pixels(one) and (head := one.headline))
+    heads = Counter(ball(head.norm, head.eps) for one in run if not one.standardised and (head := one.headline))
     return max(heads, key=lambda b: (heads[b], b == _USUAL, b[0] == "linf", b[1])) if heads else None
 
 
 def case_at(one: Evaluated, threat: Ball) -> WorstCase | None:
     """The worst case of an evaluation at a threat, where it has one to quote."""
-    return next((case for case in worst_cases(one) if pixels(one) and ball(case.norm, case.eps) == threat), None)
+    return next((case for case in worst_cases(one) if not one.standardised and ball(case.norm, case.eps) == threat), None)
 
 
 def verdicts(run: Sequence[Evaluated], threat: Ball) -> list[Verdict]:
@@ -69,11 +69,6 @@ def chosen(evaluated: Sequence[Evaluated], rank: Callable[[Evaluated], tuple[flo
     """One evaluation for each run and headline threat, the one with the lowest `rank`, in page order: no figure stands twice."""
     found: dict[tuple[str, Ball | None, bool], Evaluated] = {}
     for one in evaluated:
-        key = one.run, ball(one.headline.norm, one.headline.eps) if one.headline else None, pixels(one)
+        key = one.run, ball(one.headline.norm, one.headline.eps) if one.headline else None, one.standardised
         found[key] = min(found.get(key, one), one, key=rank)
     return list(found.values())
-
-
-def pixels(one: Evaluated) -> bool:
-    """Whether the radii are of pixels, and not of the standardised space."""
-    return all(entry.space == "pixel" for entry in one.result.attacks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def load(path: Path) -> Arrays:
             kinds = [kind for kind in KINDS if kind in file.files]
             needed += [name for kind in kinds for name in (kind, f"{kind}_prediction", f"{kind}_eps")]
             arrays = {name: file[name] for name in needed}
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise Refused(f"{path} is damaged, its images cannot be read; evaluate the run again") from None
     clean, sizes = arrays["clean"], {len(array) for name, array in arrays.items() if not name.endswith("_eps")}
     if clean.ndim != 4 or len(sizes) != 1 or any(arrays[kind].shape != clean.shape for kind in kinds):
@@ -74,8 +75,8 @@ def _kinds(arrays: Arrays) -> list[str]:
 
 
 def _threat(one: Evaluated, arrays: Arrays, kind: str) -> str:
-    norm = one.headline.norm if one.headline else "linf"
-    return threat(norm, float(arrays[f"{kind}_eps"]))
+    norm, space = (one.headline.norm, one.headline.space) if one.headline else ("linf", "pixel")
+    return threat(norm, float(arrays[f"{kind}_eps"]), space)
 
 
 def _row(one: Evaluated, arrays: Arrays, i: int) -> Markup:

@@ -64,8 +64,9 @@ class Group:
 
     @property
     def title(self) -> str:
-        """`table3 on cifar10, test split`."""
-        return f"{self.name or 'Worst case by protocol'} on {self.dataset}, {self.split} split"
+        """`table3 on cifar10, test split`; where radii are no shares of the pixel range, it says so wherever the table goes."""
+        space = ", radii in standardised space" if any(member.standardised for member in self.members) else ""
+        return f"{self.name or 'Worst case by protocol'} on {self.dataset}, {self.split} split{space}"
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -152,8 +153,8 @@ def cell(one: Evaluated, column: Column, iterate: str = "last") -> Cell | None:
 
 
 def best(group: Group, column: Column) -> float | None:
-    """The highest accuracy as it is printed, in hundredths of a percent; None where fewer than two runs have the number."""
-    if not group.name:
+    """The highest accuracy as it is printed, in hundredths of a percent; None where no two runs have it on the same images."""
+    if not group.name or not group.same_images:
         return None
     found = [c.accuracy for member in group.members if (c := cell(member, column))]
     return round(1e4 * max(found)) if len(found) > 1 else None
@@ -165,12 +166,17 @@ def is_best(group: Group, column: Column, found: Cell | None) -> bool:
 
 
 def repeated(group: Group) -> list[tuple[str, Sequence[Evaluated]]]:
-    """Runs that differ in nothing but the seed, with a name for their mean: `dwf, 5 seeds`; several of a method have their own."""
+    """Runs that differ in nothing but the seed, with a name for their mean: `dwf, 5 seeds`; several of a method have their own.
+
+    Means are over the same images and over seeds: where a run lies there twice, nobody can say which to take.
+    """
     found: dict[str, list[Evaluated]] = {}
     for member in group.members if group.name else ():
         settings = {k: v for k, v in member.record["settings"].items() if k not in ("seed", "name", "out")}
-        found.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(member)
-    families = [members for members in found.values() if len({m.record["seed"] for m in members}) > 1]
+        data = member.result.dataset
+        alike = {"settings": settings, "images": (data.sha256, data.n, data.indices)}
+        found.setdefault(json.dumps(alike, sort_keys=True, default=str), []).append(member)
+    families = [members for members in found.values() if len({m.record["seed"] for m in members}) == len(members) > 1]
     methods = [members[0].method for members in families]
     return [
         (f"{method if methods.count(method) == 1 else members[0].base}, {len(members)} seeds", members)
@@ -187,7 +193,7 @@ def _columns(one: Evaluated) -> list[Column]:
     entries = [entry for entry in one.result.attacks if entry.iterate == "last" and one.protocol == PAPER]
     entries.sort(key=lambda entry: (entry.eps, entry.steps) if family(entry) in ("fgsm", "pgd") else (0.0, 0))
     worst = sorted(worst_cases(one), key=lambda case: (case.norm != "linf", case.eps))
-    heads = [Column(_worst_key(case), "worst", "Worst case", short_threat(case.norm, case.eps)) for case in worst]
+    heads = [Column(_worst_key(case), "worst", "Worst case", short_threat(case.norm, case.eps, case.space)) for case in worst]
     return [Column("SA", "clean", "SA", "clean"), *map(_column, entries), *heads]
 
 

@@ -150,7 +150,7 @@ def remedy(a: Evaluated, b: Evaluated) -> str:
 def _rows(one: Evaluated) -> list[Row]:
     attacks = [Row(entry.name, "attack", entry.norm, entry.eps, (entry.name,)) for entry in one.result.attacks]
     worst = [
-        Row(f"worst {short_threat(case.norm, case.eps)}", "worst_case", case.norm, case.eps, ("clean", *case.attacks))
+        Row(f"worst {short_threat(case.norm, case.eps, case.space)}", "worst_case", case.norm, case.eps, ("clean", *case.attacks))
         for case in one.result.worst_case
     ]
     return [Row("clean", "clean", "", 0.0, ("clean",)), *attacks, *worst]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dwf.core.result import Score
 from dwf.core.wording import short_threat
 from dwf.report.coverage import coverage, raised
-from dwf.report.headline import Ball, ball, by_name, case_at, headline, pixels
+from dwf.report.headline import Ball, ball, by_name, case_at, headline
 from dwf.report.layout import PAPER
 from dwf.report.reading import Evaluated
 
@@ -126,7 +126,7 @@ def _autoattack(run: Sequence[Evaluated], threat: Ball) -> Entry | None:
 
 
 def _full(run: Sequence[Evaluated], threat: Ball) -> Entry | None:
-    cases = ((one, case_at(one, threat)) for one in run if one.protocol == "full" and pixels(one))
+    cases = ((one, case_at(one, threat)) for one in run if one.protocol == "full" and not one.standardised)
     return _most(
         Entry(Score(accuracy=case.accuracy, ci95=case.ci95, n=one.result.dataset.n), one, one.tag and one.name)
         for one, case in cases
@@ -135,5 +135,5 @@ def _full(run: Sequence[Evaluated], threat: Ball) -> Entry | None:
 
 
 def _most(entries: Iterable[Entry]) -> Entry | None:
-    """The one of most images, and of those the one with the protocol's own settings."""
-    return min(entries, key=lambda entry: (-entry.score.n, bool(entry.changed)), default=None)
+    """One with the protocol's own settings before any other, and of those the one of most images."""
+    return min(entries, key=lambda entry: (bool(entry.changed), -entry.score.n), default=None)

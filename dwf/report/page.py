@@ -41,7 +41,7 @@ def notices(evaluated: Sequence[Evaluated]) -> list[str]:
             )
         if group.split != "test":
             said.append(f"{group.title} was measured on the {group.split} split: it serves to choose, not to claim.")
-    spaces = {one.name for one in evaluated for entry in one.result.attacks if entry.space == "normalized"}
+    spaces = {one.name for one in evaluated if one.standardised}
     soft = {one.run for one in evaluated if one.foreign and one.foreign.get("outputs") == "probabilities"}
     if soft:
         said.append(

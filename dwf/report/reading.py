@@ -55,7 +55,13 @@ class Evaluated:
     @property
     def tag(self) -> str:
         """The settings that differ from the protocol's own, other than its threat: `steps10`; empty where none does."""
-        return re.sub(r"-(eps[\d.e-]+|norm[a-z0-9]+)(?=-|$)", "", self.name.removeprefix(self.protocol)).strip("-")
+        own = self.name.partition("@")[0].removeprefix(self.protocol)  # after the mark stand the model's own
+        return re.sub(r"-(eps[\d.e-]+|norm[a-z0-9]+)(?=-|$)", "", own).strip("-")
+
+    @property
+    def standardised(self) -> bool:
+        """Whether radii are lengths in the standardised space, and not of pixels."""
+        return any(entry.space != "pixel" for entry in self.result.attacks)
 
     @property
     def foreign(self) -> Mapping[str, Any] | None:
@@ -86,7 +92,7 @@ def read(folder: Path, phase: str | None = None) -> list[Evaluated]:
         raise Refused(f"run {folder} has no evaluation to report; evaluate it first: dwf evaluate {folder} --protocol table3")
     history = _journal(folder / "train.jsonl")
     expected = folder / "plan.json"
-    plan = _json(expected, "make it again with dwf plan, or remove it") if expected.is_file() else None
+    plan = _plan(expected) if expected.is_file() else None
     return [
         Evaluated(
             run=called(f"{record['name']} {phase or ''}".strip(), result.model.overridden),
@@ -118,15 +124,28 @@ def read_all(folders: Sequence[Path]) -> list[Evaluated]:
 
 
 def by_run(evaluated: Iterable[Evaluated]) -> list[Evaluated]:
-    """The first evaluation of each run, for what belongs to the run and not to an evaluation."""
-    first: dict[Path, Evaluated] = {}
+    """An evaluation of each run, for what belongs to the run itself: one of the model as it was trained, if there is any."""
+    found: dict[Path, Evaluated] = {}
     for one in evaluated:
-        first.setdefault(one.folder, one)
-    return list(first.values())
+        kept = found.setdefault(one.folder, one)
+        if kept.result.model.overridden and not one.result.model.overridden:
+            found[one.folder] = one
+    return list(found.values())
 
 
 def _journal(path: Path) -> tuple[Record, ...]:
     return tuple(journal.read(path)) if path.is_file() else ()
+
+
+def _plan(path: Path) -> Mapping[str, Any]:
+    remedy = "make it again with dwf plan, or remove it"
+    plan = _json(path, remedy)
+    phases = plan.get("phases") if isinstance(plan, dict) else None
+    if not isinstance(phases, list) or not all(isinstance(phase, dict) and {"name", "seconds"} <= phase.keys() for phase in phases):
+        raise Refused(f"{path} is no plan, it lists no phases with their seconds; {remedy}")
+    if not all(isinstance(plan.get(part), dict) for part in ("settings", "environment")):
+        raise Refused(f"{path} is damaged, it lacks settings or environment; {remedy}")
+    return dict(plan)
 
 
 def _json(path: Path, remedy: str) -> Any:

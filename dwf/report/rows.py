@@ -73,5 +73,4 @@ def effort(entry: AttackEntry) -> str:
 
 def ball(entry: AttackEntry) -> str:
     """The threat; a length in the standardised space is said to be one."""
-    said = threat(entry.norm, entry.eps)
-    return said if entry.space == "pixel" else f"{said} in standardised space"
+    return threat(entry.norm, entry.eps, entry.space)

@@ -44,7 +44,7 @@ def _lines(one: Evaluated) -> Iterator[list[object]]:
         yield [*where, *_row(one, entry), *_score(entry)]
     for case in worst_cases(one):
         score = Score(accuracy=case.accuracy, ci95=case.ci95, n=data.n)
-        yield [*where, "worst case", "", "", case.norm, f"{case.eps:.6g}", *[""] * 6, *_score(score)]
+        yield [*where, "worst case", "", "", case.norm, f"{case.eps:.6g}", case.space, *[""] * 5, *_score(score)]
 
 
 def _row(one: Evaluated, entry: AttackEntry) -> list[object]:

@@ -61,8 +61,7 @@ def _aside(one: Evaluated) -> Markup:
     """An evaluation at another threat than the card's."""
     head = one.headline
     assert head is not None
-    space = " in standardised space" if any(entry.space != "pixel" for entry in one.result.attacks) else ""
-    where = f"{short_threat(head.norm, head.eps)}{space}"
+    where = short_threat(head.norm, head.eps, head.space)
     numbers = f"{percent(head.accuracy)} % ({interval(head.ci95)}), n = {plural(one.result.dataset.n, 'image')}"
     return tag("p", f"Also, at {where}: {numbers}, by {one.name}", class_="small")
 

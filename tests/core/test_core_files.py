@@ -50,6 +50,14 @@ def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == ["deep", "deep/er", "deep/er/a.txt"]
 
 
+@pytest.mark.parametrize("place", [".", "..", "folder"])
+def test_a_folder_is_no_place_for_a_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder" if place != "folder" else tmp_path)
+    with pytest.raises(Refused, match="is a folder and cannot be written as a file"):
+        write_json(Path(place), {})
+
+
 def test_a_file_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

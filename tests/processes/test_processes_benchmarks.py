@@ -51,6 +51,12 @@ def test_the_page_shows_every_figure() -> None:
         assert line in page, line
 
 
+def test_figures_of_an_earlier_version_of_their_script_are_told() -> None:
+    said = "Measured by an earlier version of their script: `matrix_share`."
+    assert said in everything.page({"matrix_share": RECORD})
+    assert said not in everything.page({"matrix_share": {**RECORD, "script": everything.checksum("share.py")}})
+
+
 def test_the_kept_page_is_that_of_the_kept_figures() -> None:
     assert everything.PAGE.read_text() == everything.page(json.loads(everything.LATEST.read_text()))
 

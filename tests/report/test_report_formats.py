@@ -129,3 +129,32 @@ def test_a_second_radius_is_a_table_of_its_own(build, eps):
     folder = build("a", evaluations=("table3", "table3-other"), eps=eps)
     text = report.markdown(report.read(folder))
     assert text.index("### table3 on cifar10") < text.index("### table3-other on cifar10")
+
+
+def test_only_one_run_a_seed_and_equal_images_make_a_mean(build):
+    """A copy of a folder is no second seed, and other images are no second measurement."""
+    first, copy, other, few = build("a"), build("copy"), build("b", seed=1), build("few", seed=2, n=500)
+    rows = markdown_rows(report.markdown(read_all([first, copy, other])))
+    assert not [row["Run"] for row in rows if "seeds" in row["Run"]]
+    rows = markdown_rows(report.markdown(read_all([first, other, few])))
+    assert [row["Run"] for row in rows if "seeds" in row["Run"]] == ["dwf, 2 seeds"]
+
+
+def test_nothing_is_highest_among_numbers_of_other_images(build):
+    alike = [build("a"), build("b", strength=0.7)]
+    assert "**" in report.markdown(read_all(alike))
+    assert "**" not in report.markdown(read_all([*alike, build("few", n=500)]))
+
+
+def plan(folder, seconds):
+    record = json.loads((folder / "run.json").read_text())
+    phases = [{"name": name, "seconds": seconds} for name in ("fgsm-1", "joint")]
+    return {"schema": 1, "settings": record["settings"], "environment": record["environment"], "phases": phases}
+
+
+def test_a_plan_stands_beside_what_was_spent_where_both_are_known(build):
+    folder = build("a", phases=["fgsm-1", "joint"])
+    (folder / "plan.json").write_text(json.dumps(plan(folder, 612.0)))
+    assert "0.60" in cost(report.read(folder)), "6 rounds of 61.2 s"
+    (folder / "train.jsonl").unlink()
+    assert "Planned and spent" not in cost(report.read(folder))

@@ -79,6 +79,8 @@ def test_other_settings_than_the_protocols_own_are_marked():
     ]
     assert "38.00\\* (31.56 to 44.89)" in report.markdown([evaluated(weak, "full-steps10")])
     assert "other settings than the protocol's own: pgd-20x3 by full-steps10, full-steps10." in one.remarks[0]
+    more = evaluated(full(n=1000), "full-steps10")
+    assert overviews([more, evaluated(full())])[0].lines[0].entries[3].by.name == "full", "not the weaker one of more images"
     assert evaluated(full(), "full-eps0.1").tag == ""  # a threat is no weakening
     assert evaluated(full(), "full-norml2-eps1e-05-steps10").tag == "steps10"
 
@@ -114,7 +116,8 @@ def test_images_are_never_mixed():
 
 def test_radii_of_the_standardised_space_are_no_headline():
     odd = [row("pgd-100x3", 0.1, space="normalized", steps=100, restarts=3)]
-    lower = evaluated(result("table3", odd, [worst(0.1, odd)]), "table3-spacenormalized")
+    case = worst(0.1, odd).model_copy(update={"space": "normalized"})
+    lower = evaluated(result("table3", odd, [case]), "table3-spacenormalized")
     runs = [evaluated(table3()), lower]
     assert headline(runs) == THREAT
     assert [one.by.name for one in verdicts(runs, THREAT)] == ["table3"]

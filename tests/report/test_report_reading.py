@@ -3,11 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from dwf import report
 from dwf.core.errors import Refused
-from dwf.report.reading import read_all
+from dwf.report.reading import by_run, read_all
 
 
 def refused(folder, *words):
@@ -70,6 +71,8 @@ def test_a_record_with_a_hole(folder):
         ("eval/table3.json", '{"schema": 1}', "is required and was not given"),
         ("train.jsonl", "{oops}\n", "train.jsonl is damaged"),
         ("eval/table3.images.npz", "not a zip", "images cannot be read"),
+        ("plan.json", "[]", "plan.json is no plan"),
+        ("plan.json", '{"phases": [], "settings": {}}', "lacks settings or environment"),
     ],
 )
 def test_damaged_files(folder, file, text, words):
@@ -104,3 +107,27 @@ def test_a_run_without_gate_images_and_journal(build):
     for heading in ("Routing", "Images", "Training"):
         assert f">{heading}</h2>" not in text
     assert ">Results</h2>" in text
+
+
+def test_a_flipped_byte_of_packed_images(folder):
+    file = folder / "eval" / "table3.images.npz"
+    with np.load(file) as stored:
+        np.savez_compressed(file, **stored)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(255 - byte for byte in content[middle : middle + 40])
+    file.write_bytes(content)
+    refused(folder, "images cannot be read")
+
+
+def test_settings_of_the_model_are_none_of_the_protocol(build):
+    """`table3@alpha0.9` asks another model by the protocol's own settings; what was trained goes by its own name."""
+    folder = build("a", evaluations=("autoattack@alpha0.9", "table3"))
+    file = folder / "eval" / "autoattack@alpha0.9.json"
+    found = json.loads(file.read_text())
+    found["protocol"]["name"] = "autoattack"
+    found["model"]["overridden"] = {"alpha": 0.9}
+    file.write_text(json.dumps(found))
+    evaluated = report.read(folder)
+    assert [(one.run, one.tag) for one in evaluated] == [("a (alpha 0.9)", ""), ("a", "")]
+    assert [one.run for one in by_run(evaluated)] == ["a"]

@@ -132,3 +132,13 @@ def test_other_data_may_be_named_outside_the_file(tmp_path: Path) -> None:
     for data, expected in ((None, "svhn"), ("mnist", "mnist")):
         (cell,) = cells_of(read_sweep(tmp_path / "sweep.toml", data))
         assert cell.run.data.source.name == expected
+
+
+def test_an_axis_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    text = 'preset = "plain-digits"\n[grid]\n"method.recipe.epochs" = [1]\n[grid.method.recipe]\nepochs = [2]'
+    assert "'method.recipe.epochs' stands twice" in refusal(text, tmp_path)
+
+
+def test_a_cells_run_goes_by_the_cells_name(tmp_path: Path) -> None:
+    found = cells('preset = "plain-digits"\nset = ["name=\'other\'"]\n[grid]\nseed = [0, 1]', tmp_path)
+    assert [run["name"] for run in found.values()] == list(found)
