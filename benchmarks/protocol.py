@@ -2,7 +2,7 @@
 
 Same model, images, threads and process. Ours is the protocol as `dwf evaluate` runs it, verdicts included, on generated code where
 torch.compile works and --eager does not forbid it; generating it is in the warm-up. The libraries get the fp32 model as their users
-would give it. Everybody's images are judged by the fp32 original. pyautoattack runs FAB-T and Square too, which `standard` does not.
+would give it. Everybody's images are judged by the fp32 original. Beyond what `standard` runs, pyautoattack runs FAB-T and Square.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class _Watcher:
             reused = f"  reused from {record['reused_from']}" if "reused_from" in record else ""
             early = "  stopped early" if "stopped" in record else ""
             said = f"{phase:<22} round {record['round'] + 1:>3}/{record['rounds']:<3} {_scores(record)}{early}{reused}"
-            self._console.print(said, highlight=False)
+            self._console.print(said, highlight=False, markup=False)
 
     def _show(self, record: Record, done: float, state: str) -> None:
         self._first = record["round"] if self._first < 0 else self._first

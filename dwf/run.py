@@ -179,12 +179,14 @@ class RunFolder:
             if not resume:
                 raise Refused(f"{self.path} already holds a run; add --resume to continue it or choose another folder with --out")
             stored = self.describe()
-            changed = differences(
-                {"data": stored["data"]["sha256"], **stored["settings"]}, {"data": about["data"]["sha256"], **settings}
-            )
-            if changed:
+            if changed := differences(stored["settings"], settings):
                 raise Refused(
                     f"{self.path} was started with other settings ({changed[0]}); resume with the same, or use another --out"
+                )
+            if (before := stored["data"].get("sha256")) != (now := about["data"]["sha256"]):
+                raise Refused(
+                    f"{self.path} was started on other images (sha256 {str(before)[:8]}, now {now[:8]}); put those back, or use "
+                    "another --out"
                 )
             return
         if parts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,17 @@ from typing import Any
 
 from dwf.core.errors import Refused
 
+_HOST = re.sub(r"\W", "-", platform.node())[:40]
 _MARK = ".writing"
 """Ends the name of what is being written. Leftovers of a killed process go when somebody writes the same again, or by `sweep`."""
+
+
+def place(text: str) -> Path:
+    """A path as a user wrote it, `~` included; raises `Refused` for the home of somebody who is not there."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise Refused(f"'{text}' begins with the home of a user who is not there; write the path out") from None
 
 
 @contextmanager
@@ -22,7 +33,7 @@ def written(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on success it becomes `path` in one rename. Full discs and missing rights are `Refused`."""
     if path.is_dir():
         raise Refused(f"{path} is a folder and cannot be written as a file; name a file in it")
-    beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    beside = _beside(path)
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _bury(path)
@@ -38,7 +49,7 @@ def written(path: Path) -> Iterator[Path]:
 @contextmanager
 def written_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that does not exist yet: yields a folder to fill; on success it becomes `path` in one rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    beside = _beside(path)
     with writable(path):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -87,13 +98,18 @@ def sweep(folder: Path) -> None:
         _remove(leftover)
 
 
+def _beside(path: Path) -> Path:
+    """Tells who writes: machines that share a folder do not know each other's processes."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}{_MARK}")
+
+
 def _bury(path: Path) -> None:
-    """Remove what processes that are gone left half-written of `path`."""
+    """Remove what processes of this machine that are gone left half-written of `path`."""
     for leftover in path.parent.iterdir():
         name = leftover.name
         if name.startswith(f".{path.name}.") and name.endswith(_MARK):
-            pid = name[len(path.name) + 2 : -len(_MARK)]
-            if pid.isdigit() and not _at_work(int(pid)):
+            host, _, pid = name[len(path.name) + 2 : -len(_MARK)].rpartition(".")
+            if host == _HOST and pid.isdigit() and not _at_work(int(pid)):
                 _remove(leftover)
 
 

@@ -10,8 +10,11 @@ from dwf.core.errors import Refused
 
 
 def override(data: dict[str, Any], texts: Sequence[str]) -> None:
-    """Write each `a.b=c` into nested tables; c is read as TOML where it is TOML, else as plain text."""
-    for text in texts:
+    """Write each `a.b=c` into nested tables; c is read as TOML where it is TOML, else as plain text.
+
+    Kinds come first, in whatever order they were given: another kind drops the settings of the one before.
+    """
+    for text in sorted(texts, key=lambda text: text.partition("=")[0].strip().rpartition(".")[2] != "kind"):
         path, equals, value = text.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises `Refused` for a missing folder, a folder that is no run, another schema, and a record that is damaged or has a hole.
     """
-    if folder.is_file():
+    if os.path.isfile(folder):  # unlike is_file, it takes a name that is too long for one that is not there
         raise Refused(f"{folder} is a file; name the folder of a run, where its run.json is")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Refused(f"run folder {folder} does not exist; train one with: dwf train PRESET --out {folder}")
     path = folder / "run.json"
     try:

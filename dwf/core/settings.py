@@ -40,10 +40,14 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"{hint}Valid: {', '.join(sorted(valid))}"
 
 
+LONGEST = 40
+"""Characters of a number: "1e5000000" would take for ever to be one, and is no radius."""
+
+
 def length(value: object) -> float:
     """A number of at least 0, given as 0.03, "0.03" or "8/255"."""
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)) or len(str(value)) > LONGEST:
             raise ValueError
         above, slash, below = str(value).partition("/")
         if "/" in below:  # Fraction would read 8/255/2 from the right

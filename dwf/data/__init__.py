@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator, Field
 
+from dwf.core.errors import Refused
+from dwf.core.files import place
 from dwf.core.settings import Settings, nearest
 from dwf.core.types import Images
 from dwf.data.batches import Epoch, Feed, augment, ordered, specify
@@ -34,8 +37,8 @@ def named(text: str) -> Source:
         return Digits()
     if text in PLACES:
         return Hub.model_validate({"name": text})
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = place(text)
+    if os.path.isdir(folder):  # unlike is_dir, it takes a name that is too long for one that is not there
         try:
             below = {item.name for item in folder.iterdir() if item.is_dir()}
         except OSError as error:
@@ -74,6 +77,9 @@ class Data(Settings):
         """(images to train on, images to validate on); raises `Refused` for bad data or too few images of a class."""
         images = self.source("train")
         if self.limit is not None and self.limit < len(images):
+            there = len(torch.unique(images.labels))
             images = subset(images, self.limit, seed)
+            if (left := len(torch.unique(images.labels))) < there:
+                raise Refused(f"data.limit is {self.limit}, which leaves images of {left} classes out of {there}; raise it")
         train, validation = stratified(images.labels, self.validation, seed)
         return images.take(train), images.take(validation)

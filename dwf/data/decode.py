@@ -37,7 +37,10 @@ _WORDS = {"RGB": "an RGB", "L": "a grey", "P": "a palette", "RGBA": "an alpha", 
 _SAMPLE = 100  # so many readable files say which mode and size is the usual one
 _CHUNK = 256  # files a task decodes: one task a file would spend a second on the queue alone
 # What Pillow's readers raise on damaged files, beside the OSError of the truncated ones.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+_DAMAGE = (
+    *(OSError, RuntimeError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError),
+    *(struct.error, zlib.error),
+)
 _UNREADABLE = (*_DAMAGE, Image.DecompressionBombError)
 
 
@@ -134,14 +137,14 @@ def channels_first(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _usual(entries: Sequence[Entry], name: str, mode: Mode, size: int | None) -> _Shape:
-    """Mode and size of most of the first readable files; of equally many, of the first."""
-    seen = Counter(islice((shape for entry in entries if (shape := _header(entry, mode))), _SAMPLE))
+    """Mode and size of most of the first readable files, where all are scaled the mode alone; of equally many, of the first."""
+    shapes = (shape for entry in entries if (shape := _header(entry, mode)))
+    seen = Counter(islice((shape if size is None else _Shape(shape.mode, size, size) for shape in shapes), _SAMPLE))
     if not seen:
         kind = "an RGB or grey image" if mode == "auto" else "a readable image"
         raise Refused(f"{name}: none of the {len(entries)} entries is {kind}, beginning with {entries[0].where}; "
                       "give encoded images such as PNG or JPEG")  # fmt: skip
-    usual = seen.most_common(1)[0][0]
-    return usual if size is None else _Shape(usual.mode, size, size)
+    return seen.most_common(1)[0][0]
 
 
 def _header(entry: Entry, mode: Mode) -> _Shape | None:

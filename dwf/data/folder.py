@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ import torch
 from pydantic import Field
 
 from dwf.core.errors import Refused
-from dwf.core.files import written_folder
+from dwf.core.files import place, written_folder
 from dwf.core.settings import Settings
 from dwf.core.types import Images
 from dwf.data.decode import Bad, Entry, Mode, Split, channels_first, decode
@@ -43,7 +44,7 @@ class Folder(Settings):
 
     def __call__(self, split: Split) -> Images:
         """Every image of the split; raises `Refused` for missing folders and bad files."""
-        root = Path(self.path).expanduser().resolve()
+        root = place(self.path).resolve()
         entries, classes = _listing(root, split)
         kind = f"{split}-{self.mode}-{self.size or 'as-is'}-{self.bad}-"
         cache = _cache(root)
@@ -54,7 +55,8 @@ class Folder(Settings):
             if _load(kept) is None:  # no other process was quicker
                 for stale in cache.glob(f"{kind}*"):
                     shutil.rmtree(stale, ignore_errors=True)
-                _store(images, kept)
+                with suppress(OSError, Refused):  # another was quicker now, or the disc is full: the images are here all the same
+                    _store(images, kept)
             images = _load(kept) or images  # mapped instead of held
         return images
 
@@ -86,8 +88,14 @@ def files_of(item: Path) -> list[Path]:
 
     if not item.is_dir():
         return [item]
-    found = (Path(root) / name for root, _, names in os.walk(item, onerror=refuse) for name in names)
-    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    found, known = list[Path](), set[str]()
+    for folder, below, names in os.walk(item, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in known:  # a link to where we have been
+            below.clear()
+            continue
+        known.add(real)
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
 
 
 def _place(root: Path, split: Split) -> Path | None:
@@ -103,7 +111,7 @@ def _key(root: Path, entries: list[Entry], classes: list[str]) -> str:
     digest = hashlib.blake2b(json.dumps([str(root), classes]).encode(), digest_size=12)
     for entry in entries:
         state = Path(entry.where).stat()
-        digest.update(f"{entry.where}|{state.st_size}|{state.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{entry.where}|{state.st_size}|{state.st_mtime_ns}\n"))  # names need not be UTF-8
     return digest.hexdigest()
 
 
@@ -122,14 +130,10 @@ def _cache(root: Path) -> Path:
 
 def _store(images: Images, kept: Path) -> None:
     meta = {"classes": images.classes, "name": images.name, "sha256": images.sha256, "skipped": images.skipped}
-    try:
-        with written_folder(kept) as beside:
-            np.save(beside / "pixels.npy", images.pixels.permute(0, 2, 3, 1).numpy())
-            np.save(beside / "rows.npy", torch.stack([images.labels, images.index]).numpy())
-            (beside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    except OSError:
-        if not kept.is_dir():  # otherwise another process was quicker, with the same content
-            raise
+    with written_folder(kept) as beside:
+        np.save(beside / "pixels.npy", images.pixels.permute(0, 2, 3, 1).numpy())
+        np.save(beside / "rows.npy", torch.stack([images.labels, images.index]).numpy())
+        (beside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _load(kept: Path) -> Images | None:
@@ -139,5 +143,5 @@ def _load(kept: Path) -> Images | None:
         labels, index = torch.from_numpy(np.load(kept / "rows.npy"))
         meta = json.loads((kept / "meta.json").read_text(encoding="utf-8"))
         return Images(channels_first(pixels), labels, tuple(meta["classes"]), index, meta["name"], meta["sha256"], meta["skipped"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

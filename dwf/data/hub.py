@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -61,6 +62,8 @@ class Hub(Settings):
             )
         except Exception as error:  # the hub's client has changed its transport, and with it what it raises
             reason = "it is not in the cache" if self.offline else "the hub could not be reached"
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                reason = "no space is left on the device of its cache"
             raise Refused(self._absent(split, reason)) from error
         return Path(snapshot) / place.folder
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dwf.core.errors import Refused
+from dwf.core.files import place
 from dwf.core.settings import Settings
 from dwf.core.types import Images
 from dwf.data.decode import Bad, Entry, Mode, Split, decode
@@ -41,7 +42,7 @@ class Parquet(Settings):
 
     def __call__(self, split: Split) -> Images:
         """Every image of the split; raises `Refused` for missing files, damaged ones, and bad entries."""
-        root = Path(self.path).expanduser()
+        root = place(self.path)
         if not root.is_dir():
             raise Refused(f"'{self.path}' is not a folder; give a folder with parquet files with --data FOLDER")
         if not find(root, split):

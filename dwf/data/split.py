@@ -22,7 +22,7 @@ def stratified(labels: Tensor, amount: float, seed: int) -> tuple[Tensor, Tensor
         raise Refused(f"the training set has {kinds} of at least 2 classes; give a data set with more")
     if int(sizes.min()) < 2:
         raise Refused(f"class {int(classes[sizes.argmin()])} has a single image, and both training and validation need one; "
-                      "add images or leave the class out")  # fmt: skip
+                      "add images, raise data.limit, or leave the class out")  # fmt: skip
     count = amount if isinstance(amount, int) else min(max(round(amount * total), kinds), total - kinds) if amount > 0 else 0
     if not kinds <= count <= total - kinds:
         raise Refused(f"validation of {count} images out of {total} leaves no image of some class on one side; with {kinds} "

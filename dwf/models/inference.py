@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def faithful(model: Foreign, precision: torch.dtype) -> Foreign:
     for dtype in dict.fromkeys((precision, torch.float32)):
         for layout in (torch.channels_last, torch.contiguous_format):
             fast.precision, fast.layout = dtype, layout
-            fast.to(memory_format=layout)
+            with suppress(RuntimeError):  # channels_last is for tensors of four dimensions; a stranger may have others
+                fast.to(memory_format=layout)
             if _agrees(fast, expected):
                 return fast
     return fast

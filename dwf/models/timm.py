@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from dwf.models.foreign import said
 from dwf.models.normalize import Normalize
 from dwf.models.stem import undo, without_halvings
 
-_GIVEN = ("img_size", "in_chans", "num_classes", "pretrained")
+_GIVEN = ("img_size", "in_chans", "num_classes", "pretrained", "model_name", "checkpoint_path")
 """Arguments of timm that follow from the data or from another setting."""
 
 
@@ -44,22 +45,22 @@ class Timm(Settings):
     def _not_given(self) -> Timm:
         for name in _GIVEN:
             if name in self.arguments:
-                raise ValueError(f"'arguments.{name}' follows from the data or from 'pretrained'; leave it out")
+                raise ValueError(f"'arguments.{name}' follows from 'name', from the data or from 'pretrained'; leave it out")
         return self
 
     def __call__(self, spec: Spec) -> nn.Module:
         """A freshly built net for these images and classes; raises `Refused` where timm, the name or a fitting size is missing."""
         given: dict[str, Any] = {**self.arguments, "in_chans": spec.channels, "num_classes": len(spec.classes)}
         with torch.device("meta"):
-            plan = create(self.name, **given)
+            plan = create(self.name, given)
             if sizes := self._sizes(plan, spec):
                 given = sizes | given
-                plan = create(self.name, **given)
+                plan = create(self.name, given)
         plan.eval()
         names = without_halvings(plan, spec.channels) if self.stem == "small" and "img_size" not in given else []
         self._finish(plan, [], spec)
         self._try(plan, spec)
-        net = create(self.name, pretrained=self.pretrained, **given)
+        net = create(self.name, {**given, "pretrained": self.pretrained})
         self._finish(net, names, spec)
         return TimmNet(spec, net)
 
@@ -101,7 +102,7 @@ class Timm(Settings):
             raise Refused(f"timm's {self.name} returned {found} for two images and not logits {wanted}; choose another net")
 
 
-def create(name: str, *, told: str | None = None, **arguments: Any) -> nn.Module:
+def create(name: str, arguments: Mapping[str, Any], *, told: str | None = None) -> nn.Module:
     """timm.create_model; raises `Refused`, with `told` (`name`) as what was asked for, where timm or the net does not exist."""
     told = told or name
     try:

@@ -17,7 +17,7 @@ from dwf.attacks import ATTACKS, AnyAttack
 from dwf.attacks.engine import project
 from dwf.core import heap, ranks
 from dwf.core.errors import Refused
-from dwf.core.files import written_folder
+from dwf.core.files import place, written_folder
 from dwf.core.fingerprint import fingerprint
 from dwf.core.overrides import override
 from dwf.core.result import DatasetEntry
@@ -175,9 +175,9 @@ def _pictures(root: Path, loaded: Loaded, reading: Sequence[str], goal: int | No
     They are read as the run reads its own, if those are files too. Raises `Refused` for a missing folder, a class that the run does
     not have, bad files, and images of another size or colour than the model's.
     """
-    if not root.expanduser().is_dir():
+    if not (root := place(str(root))).is_dir():
         raise Refused(f"{root} is not a folder; --images needs a folder with a folder of images for each class")
-    root = root.expanduser().resolve()
+    root = root.resolve()
     own = loaded.run.data.source
     kept = own.model_dump(include={"mode", "size"}) if isinstance(own, Folder) else {}
     tables: dict[str, Any] = {"data": {"source": kept}}

@@ -95,7 +95,7 @@ def _made(text: str) -> nn.Module:
 def _timm(text: str, channels: int, classes: int, *, pretrained: bool) -> Found:
     """A net of timm or of the hub: as its maker trained it, or (not `pretrained`) bare and of the data's channels and classes."""
     shape: dict[str, Any] = {} if pretrained else {"num_classes": classes, "in_chans": channels}
-    module = create(text.removeprefix("timm:"), told=text, pretrained=pretrained, **shape)
+    module = create(text.removeprefix("timm:"), {**shape, "pretrained": pretrained}, told=text)
     about: Any = module.pretrained_cfg
     return Found(module, tuple(about["mean"]), tuple(about["std"])) if pretrained else Found(module)
 

@@ -97,3 +97,12 @@ def test_a_journal_that_is_no_text(content: bytes | None, refused: Sentence, run
         (results / "table3.json").write_text("{}")
         (run_folder / "train.jsonl").write_bytes(content)
         assert "train.jsonl is damaged, its byte 0 is no text; restore it" in refused("report", run_folder)
+
+
+def test_a_resume_on_other_images(run_folder: Path) -> None:
+    """The settings are the same, and what lay under the path is not."""
+    record = json.loads((run_folder / "run.json").read_text())
+    for data, shown in (({**record["data"], "sha256": "0" * 64}, "00000000"), ({}, "None")):
+        (run_folder / "run.json").write_text(json.dumps({**record, "data": data}))
+        with pytest.raises(Refused, match=rf"was started on other images \(sha256 {shown}, now \w{{8}}\); put those back, or"):
+            train(Run.read(record["settings"]), run_folder, device="cpu", resume=True)

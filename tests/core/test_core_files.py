@@ -114,7 +114,7 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_starts_empty_after_a_kill_under_the_same_number(tmp_path: Path) -> None:
-    leftover = tmp_path / f".3.{os.getpid()}.writing"
+    leftover = files._beside(tmp_path / "3")
     leftover.mkdir()
     (leftover / "old.txt").write_text("old")
     with written_folder(tmp_path / "3") as beside:
@@ -204,8 +204,9 @@ def test_json_refuses_what_no_other_reader_takes(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_goes_with_the_next_write(make: Making, tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    others = [f".a.{os.getppid()}.writing", ".a.b.1.writing", ".ab.1.writing", ".a.writing"]
-    for name in [f".a.{gone.pid}.writing", f".a.{2**70}.writing", *others]:
+    here = files._HOST
+    others = [f".a.{here}.{os.getppid()}.writing", f".a.elsewhere.{gone.pid}.writing", f".ab.{here}.1.writing", ".a.writing"]
+    for name in [f".a.{here}.{gone.pid}.writing", f".a.{here}.{2**70}.writing", *others]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
     with make(tmp_path / "a") as beside:

@@ -1,7 +1,7 @@
 """Lengths and fractions, and the sentences that a wrong setting is refused with."""
 
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from dwf.core.errors import Refused
+from dwf.core.overrides import override
 from dwf.core.settings import Length, PixelFraction, Settings, fraction, length, nearest
 from dwf.core.types import Spec, Threat
 
@@ -33,7 +34,8 @@ def test_a_fraction_is_read(text: object, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["abc", "", "/", "8/", "/255", "8/255/2", "8/0", "8/x", "nan", "inf", "1e400", True, None, [1], {}]
+    "wrong",
+    ["abc", "", "/", "8/", "/255", "8/255/2", "8/0", "8/x", "nan", "inf", "1e400", "1e5000000/" + 40 * "2", True, None, [1], {}],
 )
 def test_what_is_no_number_is_refused(wrong: object) -> None:
     for read in (length, fraction):
@@ -223,3 +225,11 @@ def test_a_spec_refuses_what_no_images_have(change: dict[str, object], sentence:
 def test_a_spec_needs_a_mean_and_a_deviation_for_each_channel() -> None:
     with pytest.raises(Refused, match="3 channels need as many means and deviations, not 1 and 3"):
         Spec.read({"classes": ["a", "b"], "channels": 3, "height": 8, "width": 8, "mean": [0.5], "std": [0.2, 0.2, 0.2]})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_another_kind_drops_the_old_settings_and_none_of_the_new(turned: bool) -> None:
+    texts = ["method.recipe.epochs=3", "method.kind=trades"]
+    data: dict[str, Any] = {"method": {"kind": "dwf", "fgsm": 4}}
+    override(data, texts[::-1] if turned else texts)
+    assert data == {"method": {"kind": "trades", "recipe": {"epochs": 3}}}

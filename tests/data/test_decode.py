@@ -90,6 +90,16 @@ def test_size_scales_the_short_side_and_crops_the_centre() -> None:
     assert np.array_equal(images.pixels[0].permute(1, 2, 0).numpy(), pixels(0, size=(24, 12))[:, 6:18])
 
 
+def test_the_mode_of_most_counts_where_sizes_are_all_different() -> None:
+    """Two grey images of one size are no majority among RGB images that no two have one size."""
+    entries = [Entry(f"grey {i}", png(i, "L", size=(9, 9)), i) for i in range(2)]
+    entries += [Entry(f"rgb {i}", png(i, size=(10 + i, 20)), i % 2) for i in range(6)]
+    with pytest.raises(Refused, match=r"^grey 0 is a grey image where the others are RGB .*, and 1 more of the 8 entries are bad"):
+        decode(entries, ["cat", "dog"], "pets", bad="refuse", mode="auto", size=8)
+    images = decode(entries, ["cat", "dog"], "pets", bad="skip", mode="auto", size=8)
+    assert (images.pixels.shape, images.skipped) == ((6, 3, 8, 8), 2)
+
+
 def test_nothing_good() -> None:
     entries = [Entry(f"row {i}", b"junk", i) for i in range(2)]
     with pytest.raises(Refused, match=r"^pets: none of the 2 entries is an RGB or grey image, beginning with row 0; give encoded"):

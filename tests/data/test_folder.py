@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -84,6 +85,35 @@ def test_damaged_cache_is_made_again(pets: Path, monkeypatch: pytest.MonkeyPatch
     stored.write_bytes(stored.read_bytes()[:-10])
     assert torch.equal(_source(pets)("train").pixels, before)
     assert seen == [6, 6]
+
+
+@pytest.mark.parametrize(("file", "content"), [("pixels.npy", b""), ("meta.json", b"[]"), ("rows.npy", b"")])
+def test_an_emptied_cache_is_made_again(file: str, content: bytes, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _decodings(monkeypatch)
+    _source(pets)("train")
+    (stored,) = (pets / ".dwf-cache").glob(f"*/{file}")
+    stored.write_bytes(content)
+    assert len(_source(pets)("train")) == 6
+    assert seen == [6, 6]
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOSPC])
+def test_images_are_there_though_nothing_can_be_kept(number: int, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("dwf.core.files.os.rename", refuse)
+    assert len(_source(pets)("train")) == 6
+
+
+def test_names_that_are_no_utf_8_and_linked_folders_are_read(pets: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.png").write_bytes(png(20))
+    (pets / "train" / "dog" / "more").symlink_to(elsewhere)
+    (pets / "train" / "dog" / "again").symlink_to(pets / "train" / "dog")
+    (pets / "train" / "dog" / os.fsdecode(b"\xff.png")).write_bytes(png(21))
+    assert len(_source(pets)("train")) == 8
 
 
 def test_unwritable_folder_uses_the_users_cache(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,3 +78,12 @@ def test_training_holds_out_a_share_of_what_is_used() -> None:
     assert few.labels.bincount(minlength=10).min() >= 8
     assert torch.equal(Data(limit=100).training(seed=3)[0].index, few.index)
     assert len(Data(limit=5000).training(seed=3)[0]) == 1167
+    with pytest.raises(Refused, match=r"data\.limit is 5, which leaves images of 5 classes out of 10; raise it"):
+        Data(limit=5).training(seed=3)
+
+
+def test_a_home_that_is_not_there_and_a_name_that_is_too_long() -> None:
+    with pytest.raises(Refused, match=r"'~nobody-here/x' begins with the home of a user who is not there"):
+        named("~nobody-here/x")
+    with pytest.raises(ValueError, match="there is no data set and no folder 'aaa"):
+        named("a" * 300)

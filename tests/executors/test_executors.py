@@ -148,6 +148,13 @@ def test_workers_are_refused_where_nobody_could_work() -> None:
         choose("processes", 0, "cpu")
 
 
+def test_no_jobs_are_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a sweep whose cells share nothing, or that is complete."""
+    monkeypatch.setattr("dwf.executors.ray.find_spec", lambda name: True)
+    for executor in (choose("local", None, "cpu"), choose("processes", 2, "cpu"), choose("ray", 2, "cpu")):
+        assert list(executor.run([], lambda name, record: None)) == []
+
+
 def test_ray_is_refused_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dwf.executors.ray.find_spec", lambda name: None)
     with pytest.raises(Refused, match="Ray is not installed; install it with: pip install ray, or use --executor processes"):

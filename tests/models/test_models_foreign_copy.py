@@ -124,3 +124,20 @@ def test_on_a_gpu() -> None:
     assert (low(x).argmax(1) == model(x).argmax(1)).float().mean() >= 0.95
     with pytest.raises(Refused, match="puts its logits on cpu, and cuda:0 was asked for"):
         adopt(Around(lambda net, x: net(x).cpu()), x, 4, name="net")
+
+
+def test_a_parameter_of_five_dimensions_is_in_no_ones_way() -> None:
+    """channels_last is for tensors of four."""
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deep, self.net = nn.Conv3d(1, 1, 3, padding=1), trained()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x + 0.01 * self.deep(x.unsqueeze(1)).squeeze(1))
+            return out
+
+    model = adopt(Deep().eval(), pixels(), 4, name="net")
+    copied = faithful(model, torch.float32)
+    torch.testing.assert_close(copied(pixels()), model(pixels()), rtol=1e-3, atol=1e-3)

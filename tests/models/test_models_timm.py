@@ -205,4 +205,4 @@ def test_what_cannot_be_built_is_refused_in_a_sentence(settings: dict[str, Any],
 def test_what_follows_from_the_data_is_no_argument() -> None:
     with pytest.raises(Refused) as refusal:
         Timm.read({"name": "resnet18", "arguments": {"num_classes": 7}})
-    assert "'arguments.num_classes' follows from the data or from 'pretrained'; leave it out" in str(refusal.value)
+    assert "'arguments.num_classes' follows from 'name', from the data or from 'pretrained'; leave it out" in str(refusal.value)
