@@ -15,6 +15,8 @@ from everything import table
 from harness import between, with_interval, writer
 from matplotlib.figure import Figure
 
+from dwf.core.wording import short_threat
+
 LOOKS = {"mixtures": ("#0072b2", "o"), "single nets": ("#d55e00", "s")}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
 
@@ -27,20 +29,18 @@ def front(points: list[tuple[float, float]]) -> list[bool]:
 
 
 def tabulated(found: list[Cell]) -> str:
-    """Cheapest first."""
+    """Of cells, cheapest first; the number is a cell's in the figure."""
     best = front([(cell.cost["tflop"], cell.robust[0]) for cell in found])
     lines = []
-    for cell, leads in sorted(zip(found, best, strict=True), key=lambda pair: pair[0].cost["tflop"]):
-        share = with_interval(*cell.robust)
-        asked = f"{cell.cost['mflop_a_prediction']:,.0f}"
-        lines.append(
-            [cell.name, f"{cell.cost['tflop']:,.0f}", asked, f"{100 * cell.clean.mean():.1f}", share, "yes" if leads else ""]
-        )
-    return table(["cell", "TFLOP to train", "MFLOP a prediction", "SA", "worst case", "on the front"], lines)
+    for number, (cell, leads) in enumerate(zip(found, best, strict=True), 1):
+        share, tflop = with_interval(*cell.robust), f"{cell.cost['tflop']:,.0f}"
+        asked, right = f"{cell.cost['mflop_a_prediction']:,.0f}", f"{100 * cell.clean.mean():.1f}"
+        lines.append([str(number), cell.name, tflop, asked, right, share, "yes" if leads else ""])
+    return table(["", "cell", "TFLOP to train", "MFLOP a prediction", "SA", "worst case", "on the front"], lines)
 
 
 def drawn(found: list[Cell], file: Path) -> None:
-    """Cost from left to right on a logarithmic scale; single nets and mixtures apart; the front as a line."""
+    """Cost from left to right on a logarithmic scale; single nets and mixtures apart, by their numbers; the front as a line."""
     chart = Figure(figsize=(8, 4.6), layout="constrained")
     axes = chart.subplots()
     best = front([(cell.cost["tflop"], cell.robust[0]) for cell in found])
@@ -48,15 +48,23 @@ def drawn(found: list[Cell], file: Path) -> None:
     axes.plot(*zip(*steps, strict=True), color="black", linewidth=1, linestyle=":", label="front")
     for name, (color, marker) in LOOKS.items():
         label = name
-        for cell in (cell for cell in found if (cell.experts == 1) is (name == "single nets")):
+        for number, cell in enumerate(found, 1):
+            if (cell.experts == 1) is not (name == "single nets"):
+                continue
             worst, (low, high) = cell.robust
             reach = [[100 * (worst - low)], [100 * (high - worst)]]
             axes.errorbar(cell.cost["tflop"], 100 * worst, reach, color=color, fmt=marker, label=label, linewidth=0.8)
-            axes.annotate(cell.name, (cell.cost["tflop"], 100 * worst), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            beside = (5, 3) if number % 2 else (-5, 3)  # neighbours in cost do not write over each other
+            side = "left" if number % 2 else "right"
+            at = (cell.cost["tflop"], 100 * worst)
+            axes.annotate(str(number), at, xytext=beside, ha=side, textcoords="offset points", fontsize=8)
             label = "_"
     axes.set_xscale("log")
     axes.set_xlabel("TFLOP to train")
-    axes.set_ylabel("worst case at Linf 8/255, % of validation images")
+    judged = found[0].evaluated[0]
+    assert judged.headline is not None
+    where = f"{short_threat(judged.headline.norm, judged.headline.eps)}, % of {judged.result.dataset.split} images"
+    axes.set_ylabel(f"worst case at {where}")
     axes.legend(frameon=False, loc="lower right")
     chart.savefig(file, dpi=110)
 
@@ -67,7 +75,7 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="runs that no cell of the sweep is")
     chosen = parser.parse_args()
-    found = cells(chosen.sweep, chosen.beside)
+    found = sorted(cells(chosen.sweep, chosen.beside), key=lambda cell: cell.cost["tflop"])
     for other in found[1:]:
         aligned(found[0], other)
     text = tabulated(found) + absent(chosen.sweep)

@@ -66,7 +66,8 @@ FIGURES: dict[str, Figure] = {
 def write(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
     """Write the page `out` (`*.html`) and beside it its tables as .md and .tex, all runs as .runs.csv and every number as .csv.
 
-    Returns the five paths. Raises `Refused` for a run folder that cannot be read and for an `out` that cannot be written.
+    Returns the five paths. Raises `Refused` for a run folder that cannot be read, for an `out` that cannot be written, and where
+    something else lies under one of the other names, of which the user gave none.
     """
     out = Path(out)
     if out.suffix not in (".html", ".htm"):
@@ -80,6 +81,21 @@ def write(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
         out.with_suffix(".tex"): latex(evaluated),
     }
     for path, text in texts.items():
+        if path != out:
+            _ours(path, text)
+    for path, text in texts.items():
         with written(path) as beside:
             beside.write_text(text, encoding="utf-8")
     return list(texts)
+
+
+def _ours(path: Path, text: str) -> None:
+    """Raises `Refused` where `path` is there and begins otherwise than what is to be written, as an older one of ours does not."""
+    begins = text[:4].encode()
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(begins))
+    except OSError:  # not there; if it cannot be written either, writing says so
+        return
+    if found and found != begins:
+        raise Refused(f"{path} is there already and no table of a report; give the page another name with --out")

@@ -21,12 +21,13 @@ def command(one: Evaluated) -> str:
     named = protocol.settings
     if not _HASHED.fullmatch(tag := one.name.partition("@")[0].removeprefix(protocol.name)):
         named = {key: value for key, value in named.items() if re.search(rf"-{re.escape(key)}(?![a-z_])", tag)}
+    given = {key: value for key, value in named.items() if key != "kind" and value is not None}
     parts = [*_subject(one), "--protocol", protocol.name]
-    parts += [part for key, value in named.items() if key != "kind" for part in ("--set", f"protocol.{key}={json.dumps(value)}")]
+    parts += [part for key, value in given.items() for part in ("--set", f"protocol.{key}={json.dumps(value)}")]
     parts += [f"--set=method.{key}={json.dumps(value)}" for key, value in one.result.model.overridden.items()]
     parts += ["--samples", str(data.n)] if data.indices != "all" else []
     parts += ["--split", data.split] if data.split != "test" else []
-    parts += [part for name in _surrogates(one) for part in ("--surrogate", name)]
+    parts += [part for name in _surrogates(one) for part in ("--surrogate", f"FOLDER-OF-{name}")]
     parts += ["--seed", str(where.seed)] if where.seed else []
     return shlex.join(parts)
 
@@ -44,7 +45,7 @@ def _subject(one: Evaluated) -> list[str]:
     parts += ["--out", str(one.folder)]
     parts += ["--weights", str(about["weights"])] if about.get("weights") else []
     for key in ("mean", "std"):
-        parts += [f"--{key}", ",".join(f"{value:g}" for value in about[key])] if about.get(key) else []
+        parts += [f"--{key}", ",".join(map(str, about[key]))] if about.get(key) else []
     return parts
 
 

@@ -39,7 +39,7 @@ class Coverage:
 
 def coverage(run: Sequence[Evaluated]) -> Coverage:
     """Over all evaluations of one run."""
-    mixture = any(one.result.routing for one in run)
+    mixture = any(map(_several, run))
     possible = [code for code in (*TRUST, *WORTH) if mixture or code not in _OF_A_MIXTURE]
     found = {code for one in run for code in asked(one)} | {*raised(run)}
     tests = {one.name: one.result.flag_tests or None for one in run if one.protocol in _BY_PROTOCOL or one.result.flag_tests}
@@ -53,7 +53,7 @@ def coverage(run: Sequence[Evaluated]) -> Coverage:
 def asked(one: Evaluated) -> tuple[str, ...]:
     """The alarms that one evaluation could have raised."""
     result = one.result
-    codes = [*_BY_PROTOCOL.get(one.protocol, ()), *_ALWAYS, *(_OF_A_GATE if result.routing else ())]
+    codes = [*_BY_PROTOCOL.get(one.protocol, ()), *_ALWAYS, *(_OF_A_GATE if _several(one) else ())]
     if "zero_gradient" in result.facts:
         codes.append("zero_gradient")
     if one.protocol in ("masking", "full") and any(entry.name.startswith("softened-") for entry in result.attacks):
@@ -63,6 +63,11 @@ def asked(one: Evaluated) -> tuple[str, ...]:
     if sum(name.endswith("/robust") for name in result.facts) > 1:
         codes.append("dead_weight")
     return tuple(codes)
+
+
+def _several(one: Evaluated) -> bool:
+    """Whether the model routes between experts: where there is one, no gate can fail and no expert be dead weight."""
+    return any(len(entry.weights) > 1 for entry in (one.result.routing or {}).values())
 
 
 def raised(run: Sequence[Evaluated]) -> dict[str, FlagEntry]:

@@ -75,7 +75,7 @@ def _fgsm(group: Group, number: int) -> Markup:
 def _pgd(group: Group, number: int) -> Markup:
     lines: list[Line] = []
     for one in group.members:
-        entries = sorted(_entries(one, "pgd", "eot"), key=lambda entry: entry.steps)
+        entries = sorted((e for e in _entries(one, "pgd", "eot") if not _averaged(e)), key=lambda entry: entry.steps)
         lines.append((one.run, [_point(entry, entry.steps, entry.name) for entry in entries]))
     restarts = [(i, entry) for i, one in enumerate(group.members) for entry in _entries(one, "restarts")]
 
@@ -88,9 +88,9 @@ def _pgd(group: Group, number: int) -> Markup:
         legend(chart, axes)
 
     title = f"Accuracy against the number of PGD steps, {group.title}"
-    shown = [
-        (run, [*points, *(_point(e, e.steps, e.name) for i, e in restarts if i == k)]) for k, (run, points) in enumerate(lines)
-    ]
+    averaged = [(i, entry) for i, one in enumerate(group.members) for entry in _entries(one, "eot") if _averaged(entry)]
+    apart = restarts + averaged
+    shown = [(run, [*points, *(_point(e, e.steps, e.name) for i, e in apart if i == k)]) for k, (run, points) in enumerate(lines)]
     return _figure(lines, paint, group=group, name=f"pgd-{number}", title=title, unit="Steps", listing=shown)
 
 
@@ -187,6 +187,11 @@ def _has(group: Group, kind: str) -> bool:
     lines = [_entries(one, kind) for one in group.members]
     radii = {(entry.norm, entry.eps) for line in lines for entry in line}
     return all(len(line) > 1 for line in lines) and (kind == "fgsm" or len(radii) == 1)
+
+
+def _averaged(entry: AttackEntry) -> bool:
+    """Over several draws a step: another attack than plain PGD, which one draw is."""
+    return family(entry) == "eot" and not entry.name.endswith("eot1")
 
 
 def _point(entry: AttackEntry, x: float, name: str) -> Point:

@@ -27,8 +27,8 @@ from dwf.report.reading import Evaluated
 KINDS = ("fgsm", "pgd")
 SHOWN = 8
 """Rows of the grid."""
-TIMES = 10
-"""How much larger than life a perturbation is drawn."""
+TIMES = 10.0
+"""How much larger than life a perturbation is drawn, at most: what is added at its largest still fits between black and white."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -62,7 +62,7 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     threats = [f"{kind.upper()} at {_threat(one, arrays, kind)}" for kind in kinds]
     caption = f"{one.run}, {one.name}: images under {listed(threats)}"
     header = ["Image", "Clean"]
-    header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{TIMES})", f"Under {kind.upper()}")]
+    header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{_times(arrays, kind):.3g})", f"Under {kind.upper()}")]
     rows = [_row(one, arrays, i) for i in range(min(SHOWN, len(arrays["label"])))]
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in header)))
     whole = tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *rows), class_="images")
@@ -72,6 +72,11 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
 
 def _kinds(arrays: Arrays) -> list[str]:
     return [kind for kind in KINDS if kind in arrays]
+
+
+def _times(arrays: Arrays, kind: str) -> float:
+    largest = float(np.nan_to_num(np.abs(arrays[kind] - arrays["clean"])).max(initial=0.0))
+    return min(TIMES, 0.5 / max(largest, 1e-9))
 
 
 def _threat(one: Evaluated, arrays: Arrays, kind: str) -> str:
@@ -85,8 +90,9 @@ def _row(one: Evaluated, arrays: Arrays, i: int) -> Markup:
     cells = [tag("th", truth, tag("small", f"row {row}"), scope="row")]
     cells.append(_seen(one, arrays["clean"][i], int(arrays["clean_prediction"][i]), label, f"Clean image {row}, {truth}"))
     for kind in _kinds(arrays):
-        change = 0.5 + TIMES * (arrays[kind][i] - arrays["clean"][i])
-        cells.append(tag("td", _picture(change, f"What {kind.upper()} adds to image {row}, times {TIMES}")))
+        times = _times(arrays, kind)
+        change = 0.5 + times * (arrays[kind][i] - arrays["clean"][i])
+        cells.append(tag("td", _picture(change, f"What {kind.upper()} adds to image {row}, times {times:.3g}")))
         prediction, name = int(arrays[f"{kind}_prediction"][i]), f"Image {row} under {kind.upper()}, {truth}"
         cells.append(_seen(one, arrays[kind][i], prediction, label, name))
     return tag("tr", *cells)

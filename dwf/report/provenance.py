@@ -27,7 +27,11 @@ def _block(one: Evaluated) -> Markup:
         ("Checksum of the data", tag("code", f"sha256 {data.sha256}")),
         *(_trained(one) if about is None else _foreign(about)),
         *_overridden(one),
-        ("Evaluated", f"{where.started}, seed {where.seed}, {_versions(where.model_dump())}, {duration(where.seconds)}"),
+        (
+            "Evaluated",
+            f"{where.started}, seed {where.seed}, {_versions(where.model_dump())}, "
+            f"{duration(where.seconds)} by the clock of the process that finished it",
+        ),
         ("Evaluate again", tag("code", command(one))),
     ]
     settings = ((_owner(about), one.record["settings"]), (f"The protocol {result.protocol.name}", result.protocol.settings))

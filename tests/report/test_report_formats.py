@@ -8,6 +8,7 @@ import re
 import pytest
 
 from dwf import report
+from dwf.core.errors import Refused
 from dwf.core.wording import duration
 from dwf.report.cost import cost
 from dwf.report.reading import read_all
@@ -158,3 +159,27 @@ def test_a_plan_stands_beside_what_was_spent_where_both_are_known(build):
     assert "0.60" in cost(report.read(folder)), "6 rounds of 61.2 s"
     (folder / "train.jsonl").unlink()
     assert "Planned and spent" not in cost(report.read(folder))
+
+
+@pytest.mark.parametrize("name", ["page.md", "page.tex", "page.csv", "page.runs.csv"])
+def test_what_somebody_else_wrote_is_not_replaced(build, name, tmp_path):
+    """The user named the page alone."""
+    folder, theirs = build("a"), tmp_path / name
+    theirs.write_text("# My project")
+    with pytest.raises(Refused, match=f"{re.escape(name)} is there already and no table of a report; give the page another name"):
+        report.write([folder], tmp_path / "page.html")
+    assert (theirs.read_text(), (tmp_path / "page.html").exists()) == ("# My project", False)
+    theirs.unlink()
+    for _ in range(2):
+        assert len(report.write([folder], tmp_path / "page.html")) == 5
+
+
+def test_an_evaluations_time_is_that_of_all_its_processes(build):
+    folder = build("a", n=500)
+    file = folder / "eval" / "table3.json"
+    found = json.loads(file.read_text())
+    work = sum(row["seconds"] for row in found["attacks"])
+    for clock, said in ((1.0, duration(work)), (2 * work, duration(2 * work))):
+        found["environment"]["seconds"] = clock
+        file.write_text(json.dumps(found))
+        assert f">{said}<" in cost(report.read(folder))

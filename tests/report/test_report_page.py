@@ -4,10 +4,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from dwf import report
 from dwf.core.result import from_json
+from dwf.report.curves import curves
 from dwf.report.layout import groups
 from dwf.report.provenance import command
 from dwf.report.reading import read_all
@@ -167,6 +169,41 @@ def test_the_command_repeats_what_the_name_says(folder):
         command(report.read(folder)[1])
         == f"dwf evaluate {folder} --protocol table3 --set protocol.eps=0.02 --samples {one.result.dataset.n}"
     )
+
+
+def test_the_command_names_no_setting_that_is_none_and_no_folder_that_it_does_not_know(folder):
+    file = folder / "eval" / "table3.json"
+    data = json.loads(file.read_text())
+    data["protocol"]["settings"] |= {"step": None, "eps": 0.02}
+    data["attacks"][0]["settings"]["view"] = {"kind": "Another", "name": "other"}
+    (folder / "eval" / "table3-0123456789ab.json").write_text(json.dumps(data))
+    said = command(report.read(folder)[1])
+    assert "protocol.eps=0.02" in said
+    assert "protocol.step=" not in said
+    assert said.endswith("--surrogate FOLDER-OF-other")
+
+
+def test_perturbations_are_drawn_as_large_as_fits(folder, pictures):
+    text = report.page(report.read(folder), report.FIGURES)
+    assert "FGSM adds (x10)" in text
+    file = folder / "eval" / "table3.images.npz"
+    with np.load(file) as stored:
+        wide = {**stored, "fgsm": np.clip(stored["clean"] + 0.25, 0, 1)}
+    np.savez(file, **wide)
+    text = report.page(report.read(folder), report.FIGURES)
+    assert "FGSM adds (x2)" in text
+    assert "PGD adds (x10)" in text
+
+
+def test_several_draws_are_no_point_of_the_line_of_steps(folder):
+    file = folder / "eval" / "table3.json"
+    said = file.read_text()
+    drawn = str(curves(report.read(folder)))
+    assert "between 10 and 100 on the horizontal axis" in drawn
+    file.write_text(said.replace("eot1", "eot10"))
+    drawn = str(curves(report.read(folder)))
+    assert "between 10 and 50 on the horizontal axis" in drawn
+    assert "pgd-100-eot10" in drawn
 
 
 def test_a_protocol_that_measured_next_to_nothing(folder):

@@ -123,7 +123,7 @@ def test_a_model_from_elsewhere_was_not_trained_here():
 
 
 def test_the_command_names_surrogates_and_the_settings_behind_a_hash():
-    assert command(evaluated(full())).endswith("--protocol full --samples 200 --surrogate other")
+    assert command(evaluated(full())).endswith("--protocol full --samples 200 --surrogate FOLDER-OF-other")
     hashed = replace(evaluated(full()), name="full-0123456789ab")
     assert f"--set protocol.eps={EPS}" in command(hashed)
 

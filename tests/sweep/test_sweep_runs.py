@@ -17,8 +17,9 @@ from dwf.core import journal
 from dwf.core.errors import Refused
 from dwf.core.record import read_record
 from dwf.report import read as read_results
+from dwf.run import RunFolder
 from dwf.verbs import sweep, train
-from dwf.verbs.sweep import Swept
+from dwf.verbs.sweep import Swept, _claim
 from dwf.verbs.validated import validated
 
 Told = list[tuple[str, Mapping[str, Any]]]
@@ -170,6 +171,18 @@ def test_other_cells_or_protocols_are_another_sweep(swept: tuple[Path, Swept, To
         with pytest.raises(Refused, match=f"was started with another file \\({words}.*; go on with the same, or use another --out"):
             sweep(ablation(**changed), out, device="cpu", resume=True)
     assert sweep(ablation(about="Other words"), out, device="cpu", resume=True).failed == {}
+
+
+def test_protocols_that_nobody_was_judged_by_may_be_corrected(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    out.mkdir()
+    _claim(RunFolder(out), ablation(samples=999_999), cells_of(ablation()), resume=False)
+    (out / "dwf" / "eval").mkdir(parents=True)
+    _claim(RunFolder(out), ablation(samples=30), cells_of(ablation()), resume=True)
+    assert json.loads((out / "sweep.json").read_text())["samples"] == 30
+    (out / "dwf" / "eval" / "table3.json").touch()
+    with pytest.raises(Refused, match=r"was started with another file \(samples: 30 -> 20\)"):
+        _claim(RunFolder(out), ablation(samples=20), cells_of(ablation()), resume=True)
 
 
 @pytest.mark.parametrize(("content", "words"), [
