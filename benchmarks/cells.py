@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,14 +83,25 @@ def cell(folder: Path, names: list[str] | None = None) -> Cell:
     return Cell(folder.name, budget(folder), found)
 
 
-def cells(sweep: Path, beside: Sequence[Path] = ()) -> list[Cell]:
-    """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols; then the runs `beside`."""
-    content = _content(sweep)
-    wanted = [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in content["protocols"]]
-    found = [cell(sweep / name, wanted) for name in content["cells"] if _begun(sweep / name)]
+def cells(sweep: Path) -> list[Cell]:
+    """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols."""
+    found = [cell(sweep / name, wanted(sweep)) for name in _content(sweep)["cells"] if _begun(sweep / name)]
     if not found:
         raise SystemExit(f"no cell of {sweep} has been judged yet; go on with --resume")
-    return [*found, *(cell(run, wanted) for run in beside)]
+    return found
+
+
+def beside(sweep: Path, runs: Path) -> list[Cell]:
+    """Those of the run folders in `runs` that were evaluated as the cells of a sweep are, under the names that their runs have."""
+    names = wanted(sweep)
+    alike = [run for run in sorted(runs.iterdir()) if all((run / "eval" / f"{name}.json").exists() for name in names)]
+    found = [cell(run, names) for run in alike]
+    return [one._replace(name=one.evaluated[0].run) for one in found]
+
+
+def wanted(sweep: Path) -> list[str]:
+    """Names of the evaluations by which a sweep's cells are judged."""
+    return [file_name(read_protocol(one["name"], tuple(one["set"]))) for one in _content(sweep)["protocols"]]
 
 
 def absent(sweep: Path) -> str:

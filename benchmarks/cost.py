@@ -1,6 +1,6 @@
 """Robust accuracy against the cost of training: the table and the figure of docs/cost.md.
 
-From the folder of `dwf sweep sweeps/cost-cifar10-mini.toml`, and from other runs that were judged alike.
+From the folder of `dwf sweep sweeps/cost-cifar10-mini.toml`, and from the runs of the results that were judged alike.
 
 A cell is on the front if no other is cheaper and at least as robust, by the estimates: where intervals are wide, a neighbour of the
 front may be as good. Every choice among cells is made here, on images that the runs held out.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cells import Cell, absent, aligned, cells
+from cells import Cell, absent, aligned, beside, cells
 from everything import table
 from harness import between, with_interval, writer
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ from dwf.core.wording import short_threat
 
 LOOKS = {"mixtures": ("#0072b2", "o"), "single nets": ("#d55e00", "s")}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
+RESULTS = Path(__file__).parent.parent / "results" / "cifar10-mini"
 
 
 def front(points: list[tuple[float, float]]) -> list[bool]:
@@ -26,6 +27,14 @@ def front(points: list[tuple[float, float]]) -> list[bool]:
     return [
         not any((cost <= c and worth > w) or (cost < c and worth >= w) for cost, worth in points) for c, w in points
     ]  # fmt: skip
+
+
+def ordered(sweep: Path) -> list[Cell]:
+    """The cells, and the runs of the results beside them that were judged alike, cheapest first."""
+    found = sorted([*cells(sweep), *beside(sweep, RESULTS)], key=lambda cell: cell.cost["tflop"])
+    for other in found[1:]:
+        aligned(found[0], other)
+    return found
 
 
 def tabulated(found: list[Cell]) -> str:
@@ -73,11 +82,8 @@ def main() -> None:
     """Print, or write."""
     parser = writer(__doc__.splitlines()[0], DOCUMENT)
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
-    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="RUN", help="runs that no cell of the sweep is")
     chosen = parser.parse_args()
-    found = sorted(cells(chosen.sweep, chosen.beside), key=lambda cell: cell.cost["tflop"])
-    for other in found[1:]:
-        aligned(found[0], other)
+    found = ordered(chosen.sweep)
     text = tabulated(found) + absent(chosen.sweep)
     print(text)
     if chosen.write:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import ablation
+import cost
 import everything
 import pytest
 import rivals
@@ -86,6 +87,20 @@ def test_a_benchmark_without_its_data_is_skipped_with_the_reason(tmp_path: Path)
 @pytest.mark.slow
 def test_the_document_on_the_ablation_says_what_the_results_say() -> None:
     assert between_marks(ablation.DOCUMENT) == ablation.tables()
+
+
+@pytest.mark.slow
+def test_the_document_on_cost_says_what_the_results_say() -> None:
+    sweep = cost.RESULTS.parent / "cost-cifar10-mini"
+    assert between_marks(cost.DOCUMENT) == cost.tabulated(cost.ordered(sweep)) + cost.absent(sweep)
+
+
+FRONTS = [([(1, 0.2), (2, 0.3), (3, 0.3)], [True, True, False]), ([(1, 0.3), (1, 0.2)], [True, False])]
+
+
+@pytest.mark.parametrize(("points", "leads"), [*FRONTS, ([(1, 0.2), (1, 0.2)], [True, True])])
+def test_the_front_is_who_nobody_beats(points: list[tuple[float, float]], leads: list[bool]) -> None:
+    assert cost.front(points) == leads
 
 
 def test_the_document_on_scale_says_what_the_model_says() -> None:
