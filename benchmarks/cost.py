@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from dwf.core.wording import short_threat
 
-LOOKS = {"mixtures": ("#0072b2", "o"), "single nets": ("#d55e00", "s")}
+LOOKS = {"several nets a prediction": ("#0072b2", "o"), "one net a prediction": ("#d55e00", "s")}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cost.md"
 RESULTS = Path(__file__).parent.parent / "results" / "cifar10-mini"
 
@@ -49,7 +49,7 @@ def tabulated(found: list[Cell]) -> str:
 
 
 def drawn(found: list[Cell], file: Path) -> None:
-    """Cost from left to right on a logarithmic scale; single nets and mixtures apart, by their numbers; the front as a line."""
+    """Cost from left to right on a logarithmic scale; those that ask one net and those that ask several; the front as a line."""
     chart = Figure(figsize=(8, 4.6), layout="constrained")
     axes = chart.subplots()
     best = front([(cell.cost["tflop"], cell.robust[0]) for cell in found])
@@ -58,7 +58,7 @@ def drawn(found: list[Cell], file: Path) -> None:
     for name, (color, marker) in LOOKS.items():
         label = name
         for number, cell in enumerate(found, 1):
-            if (cell.experts == 1) is not (name == "single nets"):
+            if (cell.experts == 1) is not (name == "one net a prediction"):
                 continue
             worst, (low, high) = cell.robust
             reach = [[100 * (worst - low)], [100 * (high - worst)]]
