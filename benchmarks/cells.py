@@ -85,7 +85,8 @@ def cell(folder: Path, names: list[str] | None = None) -> Cell:
 
 def cells(sweep: Path) -> list[Cell]:
     """Of a sweep, those that have been judged, in the order of its file, each by all of its protocols."""
-    found = [cell(sweep / name, wanted(sweep)) for name in _content(sweep)["cells"] if _begun(sweep / name)]
+    names = wanted(sweep)
+    found = [cell(sweep / name, names) for name in _content(sweep)["cells"] if _begun(sweep / name)]
     if not found:
         raise SystemExit(f"no cell of {sweep} has been judged yet; go on with --resume")
     return found

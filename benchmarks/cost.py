@@ -63,10 +63,9 @@ def drawn(found: list[Cell], file: Path) -> None:
             worst, (low, high) = cell.robust
             reach = [[100 * (worst - low)], [100 * (high - worst)]]
             axes.errorbar(cell.cost["tflop"], 100 * worst, reach, color=color, fmt=marker, label=label, linewidth=0.8)
-            beside = (5, 3) if number % 2 else (-5, 3)  # neighbours in cost do not write over each other
-            side = "left" if number % 2 else "right"
+            side, right = ("left", 5) if number % 2 else ("right", -5)  # neighbours in cost do not write over each other
             at = (cell.cost["tflop"], 100 * worst)
-            axes.annotate(str(number), at, xytext=beside, ha=side, textcoords="offset points", fontsize=8)
+            axes.annotate(str(number), at, xytext=(right, 3), ha=side, textcoords="offset points", fontsize=8)
             label = "_"
     axes.set_xscale("log")
     axes.set_xlabel("TFLOP to train")

@@ -31,10 +31,10 @@ def place(text: str) -> Path:
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on success it becomes `path` in one rename. Full discs and missing rights are `Refused`."""
-    if path.is_dir():
-        raise Refused(f"{path} is a folder and cannot be written as a file; name a file in it")
-    beside = _beside(path)
     with writable(path):
+        if path.is_dir():
+            raise Refused(f"{path} is a folder and cannot be written as a file; name a file in it")
+        beside = _beside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _bury(path)
         try:

@@ -214,7 +214,12 @@ def from_json(data: Any, *, where: str | Path) -> Result:
         raise Refused(f"{where} is not a result file of dwf; evaluate the run again")
     if data["schema"] != SCHEMA:
         raise Refused(f"{where} has schema {data['schema']}, this version reads {SCHEMA}; evaluate the run again")
-    return Result.read(_renamed(data, {new: old for old, new in _NAMES.items()}), where=str(where))
+    result = Result.read(_renamed(data, {new: old for old, new in _NAMES.items()}), where=str(where))
+    if all(entry.space == "pixel" for entry in result.attacks):
+        return result
+    spaces = {entry.name: entry.space for entry in result.attacks}  # older files say it of rows alone
+    cases = [case.model_copy(update={"space": spaces.get(next(iter(case.attacks), ""), case.space)}) for case in result.worst_case]
+    return result.model_copy(update={"worst_case": tuple(cases)})
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

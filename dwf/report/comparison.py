@@ -17,6 +17,7 @@ from dwf.core.files import write_json, written
 from dwf.core.wording import ABSENT, count, listed, percent, plural
 from dwf.report.duels import Comparison, Duel, Line, Side, comparisons, without_bits
 from dwf.report.markup import joined, table, tag
+from dwf.report.matching import Row
 from dwf.report.reading import Evaluated
 from dwf.report.rows import cumulative
 
@@ -90,9 +91,7 @@ def caveats(one: Comparison) -> list[str]:
 def sentence(one: Comparison) -> str:
     """The headline, all rivals in one sentence."""
     row = one.duels[0].headline.row
-    where = (
-        f"Worst case at {row.name.removeprefix('worst ')}" if row.kind == "worst_case" else "Clean images (no worst case measured)"
-    )
+    where = _worst_case(row) if row.kind == "worst_case" else "Clean images (no worst case measured)"
     heads = [(duel.b.name, duel.headline) for duel in one.duels]
     a = f"{where}, {plural(one.result.dataset.n, 'image')}, against {one.a.name} with {_share(heads[0][1].a)} %"
     return f"{a}: {'; '.join(_said(name, line, one.tests) for name, line in heads)}."
@@ -199,13 +198,17 @@ def _plain(value: object, *, share: bool) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value  # a spreadsheet would run it
 
 
+def _worst_case(row: Row) -> str:
+    return f"Worst case at {row.name.removeprefix('worst ')}"
+
+
 def _block(one: Comparison) -> Markup:
     row = one.duels[0].headline.row
     heads = [(duel.b.name, *_cells(duel.headline)) for duel in one.duels]
     clean = [(duel.b.name, *_cells(duel.lines[0])) for duel in one.duels]
     parts = [tag("h3", f"{title(one)}, against {one.a.name}"), tag("p", sentence(one))]
     if row.kind == "worst_case":
-        caption = f"Worst case at {row.name.removeprefix('worst ')}, {one.name}, A is {one.a.name}"
+        caption = f"{_worst_case(row)}, {one.name}, A is {one.a.name}"
         parts.append(table(caption, ("B", *_HEADER), heads))
     parts.append(table(f"Clean images, {one.name}, A is {one.a.name}", ("B", *_HEADER), clean))
     for duel in one.duels:

@@ -62,8 +62,9 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     threats = [f"{kind.upper()} at {_threat(one, arrays, kind)}" for kind in kinds]
     caption = f"{one.run}, {one.name}: images under {listed(threats)}"
     header = ["Image", "Clean"]
-    header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{_times(arrays, kind):.3g})", f"Under {kind.upper()}")]
-    rows = [_row(one, arrays, i) for i in range(min(SHOWN, len(arrays["label"])))]
+    times = {kind: _times(arrays, kind) for kind in kinds}
+    header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{times[kind]:.3g})", f"Under {kind.upper()}")]
+    rows = [_row(one, arrays, times, i) for i in range(min(SHOWN, len(arrays["label"])))]
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in header)))
     whole = tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *rows), class_="images")
     note = "✓ marks a right prediction, ✗ a wrong one. Mid grey in a perturbation is no change."
@@ -84,15 +85,14 @@ def _threat(one: Evaluated, arrays: Arrays, kind: str) -> str:
     return threat(norm, float(arrays[f"{kind}_eps"]), space)
 
 
-def _row(one: Evaluated, arrays: Arrays, i: int) -> Markup:
+def _row(one: Evaluated, arrays: Arrays, times: Mapping[str, float], i: int) -> Markup:
     label, row = int(arrays["label"][i]), int(arrays["index"][i])
     truth = _class(one, label)
     cells = [tag("th", truth, tag("small", f"row {row}"), scope="row")]
     cells.append(_seen(one, arrays["clean"][i], int(arrays["clean_prediction"][i]), label, f"Clean image {row}, {truth}"))
-    for kind in _kinds(arrays):
-        times = _times(arrays, kind)
-        change = 0.5 + times * (arrays[kind][i] - arrays["clean"][i])
-        cells.append(tag("td", _picture(change, f"What {kind.upper()} adds to image {row}, times {times:.3g}")))
+    for kind, factor in times.items():
+        change = 0.5 + factor * (arrays[kind][i] - arrays["clean"][i])
+        cells.append(tag("td", _picture(change, f"What {kind.upper()} adds to image {row}, times {factor:.3g}")))
         prediction, name = int(arrays[f"{kind}_prediction"][i]), f"Image {row} under {kind.upper()}, {truth}"
         cells.append(_seen(one, arrays[kind][i], prediction, label, name))
     return tag("tr", *cells)

@@ -154,8 +154,9 @@ def _claim(place: RunFolder, file: Sweep, cells: Sequence[Cell], *, resume: bool
         raise Refused(f"{record} is damaged ({error}); restore it, or choose another folder with --out") from None
     if stored.get("schema") != SCHEMA:
         raise Refused(f"{record} was written with schema {stored.get('schema')}, this version reads {SCHEMA}; sweep again")
-    if not any(any(RunFolder(place.path / cell.name).evaluations.glob("*.json")) for cell in cells):
-        write_json(record, {**stored, **judging})  # nothing is judged yet: a protocol that did not fit may be another now
-        stored |= judging
-    if changed := differences({key: stored.get(key) for key in whole}, whole):
+    judged = any(any(RunFolder(place.path / cell.name).evaluations.glob("*.json")) for cell in cells)
+    fixed = whole if judged else {"cells": whole["cells"]}  # a protocol that did not fit the first cell may be another now
+    if changed := differences({key: stored.get(key) for key in fixed}, fixed):
         raise Refused(f"{place.path} was started with another file ({changed[0]}); go on with the same, or use another --out")
+    if not judged:
+        write_json(record, {**stored, **judging})

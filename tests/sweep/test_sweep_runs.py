@@ -179,7 +179,9 @@ def test_protocols_that_nobody_was_judged_by_may_be_corrected(tmp_path: Path) ->
     _claim(RunFolder(out), ablation(samples=999_999), cells_of(ablation()), resume=False)
     (out / "dwf" / "eval").mkdir(parents=True)
     _claim(RunFolder(out), ablation(samples=30), cells_of(ablation()), resume=True)
-    assert json.loads((out / "sweep.json").read_text())["samples"] == 30
+    with pytest.raises(Refused, match=r"was started with another file"):
+        _claim(RunFolder(out), ablation(samples=40), cells_of(ablation())[:1], resume=True)
+    assert json.loads((out / "sweep.json").read_text())["samples"] == 30, "a refusal changes nothing"
     (out / "dwf" / "eval" / "table3.json").touch()
     with pytest.raises(Refused, match=r"was started with another file \(samples: 30 -> 20\)"):
         _claim(RunFolder(out), ablation(samples=20), cells_of(ablation()), resume=True)
