@@ -6,8 +6,6 @@ import errno
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from huggingface_hub import snapshot_download
-
 from dwf.core.errors import Refused
 from dwf.core.settings import Settings
 from dwf.core.types import Images
@@ -55,6 +53,8 @@ class Hub(Settings):
 
     def _fetched(self, place: _Place, split: Split) -> Path:
         """The cached folder with the split's files; only these are fetched (SVHN has a third split of a gigabyte)."""
+        from huggingface_hub import snapshot_download  # here: its client takes as long to import as all of dwf
+
         wanted = [f"{place.folder}/{word}*.parquet" for group in WORDS[split] for word in group]
         try:
             snapshot = snapshot_download(

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dwf.core.result import AttackEntry, Share
 from dwf.core.wording import ABSENT, count, interval, percent, short_threat
-from dwf.report.markup import joined, table, tag
+from dwf.report.markup import blocks, joined, table, tag
 from dwf.report.reading import Evaluated
 from dwf.report.routing import names
 from dwf.report.rows import cumulative, effort, sees, targets
@@ -22,7 +22,7 @@ _DAGGER = "† attacks only the survivors of earlier rows, and is the accuracy a
 
 def experts(evaluated: Sequence[Evaluated]) -> str | None:
     """One block for each evaluation that attacked experts or routing."""
-    return joined(tag("section", *parts, class_="run") for one in evaluated if (parts := _parts(one))) or None
+    return blocks([(f"{one.run}, {one.name}", joined(parts)) for one in evaluated if (parts := _parts(one))])
 
 
 def _parts(one: Evaluated) -> list[Markup]:
@@ -36,8 +36,7 @@ def _parts(one: Evaluated) -> list[Markup]:
         _alone(one, [rows[name] for name in alone]) if alone else None,
         _asked_otherwise(one) if any(name.startswith(("oracle/", "uniform/")) for name in one.result.facts) else None,
     ]
-    parts = [part for part in makers if part is not None]
-    return [tag("h3", f"{one.run}, {one.name}"), *parts] if parts else []
+    return [part for part in makers if part is not None]
 
 
 def _taken_apart(one: Evaluated, entries: Sequence[AttackEntry]) -> Markup:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dwf.core.errors import Refused
 from dwf.core.wording import listed, threat
 from dwf.report.headline import chosen
-from dwf.report.markup import joined, scrolling, tag
+from dwf.report.markup import blocks, scrolling, tag
 from dwf.report.reading import Evaluated
 
 KINDS = ("fgsm", "pgd")
@@ -38,7 +38,7 @@ def images(evaluated: Sequence[Evaluated]) -> str | None:
     stored = {id(one): load(one.images) for one in evaluated if one.images}
     having = [one for one in evaluated if _kinds(stored.get(id(one), {}))]
     shown = chosen(having, lambda one: (-len(_kinds(stored[id(one)])), -one.result.dataset.n))
-    return joined(_grid(one, stored[id(one)]) for one in shown) or None
+    return blocks([(f"{one.run}, {one.name}", _grid(one, stored[id(one)])) for one in shown])
 
 
 def load(path: Path) -> Arrays:
@@ -60,7 +60,7 @@ def load(path: Path) -> Arrays:
 def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     kinds = _kinds(arrays)
     threats = [f"{kind.upper()} at {_threat(one, arrays, kind)}" for kind in kinds]
-    caption = f"{one.run}, {one.name}: images under {listed(threats)}"
+    caption = f"Images under {listed(threats)}"
     header = ["Image", "Clean"]
     times = {kind: _times(arrays, kind) for kind in kinds}
     header += [text for kind in kinds for text in (f"{kind.upper()} adds (x{times[kind]:.3g})", f"Under {kind.upper()}")]
@@ -68,7 +68,7 @@ def _grid(one: Evaluated, arrays: Arrays) -> Markup:
     head = tag("thead", tag("tr", *(tag("th", text, scope="col") for text in header)))
     whole = tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *rows), class_="images")
     note = "✓ marks a right prediction, ✗ a wrong one. Mid grey in a perturbation is no change."
-    return scrolling(whole, caption) + tag("p", note, class_="small")
+    return scrolling(whole, f"{one.run}, {one.name}: {caption}") + tag("p", note, class_="small")
 
 
 def _kinds(arrays: Arrays) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup, escape
 
 VOID = frozenset({"img", "br"})
+FEW = 4
+"""Blocks that stand open below each other."""
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -44,6 +46,13 @@ def figure(title: str, drawing: Markup, said: str, data: Markup) -> Markup:
     """A drawing under its title, what it says in a sentence and, folded away, the numbers behind it."""
     numbers = tag("details", tag("summary", "The numbers behind this figure"), data)
     return tag("figure", tag("figcaption", title), drawing, tag("p", said, class_="said"), numbers)
+
+
+def blocks(found: Sequence[tuple[str, Markup]]) -> Markup | None:
+    """Each under its heading; more than a few are folded away behind theirs, so that a page of many runs stays one to read."""
+    if len(found) > FEW:
+        return joined(tag("details", tag("summary", heading), body, class_="run") for heading, body in found)
+    return joined(tag("section", tag("h3", heading), body, class_="run") for heading, body in found) or None
 
 
 def facts(pairs: Iterable[tuple[object, object]]) -> Markup:

@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from dwf.core.wording import count, duration, place
 from dwf.report.commands import command
-from dwf.report.markup import facts, joined, tag
+from dwf.report.markup import blocks, facts, joined, tag
 from dwf.report.reading import Evaluated
 
 
 def provenance(evaluated: Sequence[Evaluated]) -> str | None:
     """One block an evaluation."""
-    return joined(map(_block, evaluated))
+    return blocks([(f"{one.run}, {one.name}", _block(one)) for one in evaluated])
 
 
 def _block(one: Evaluated) -> Markup:
@@ -39,7 +39,7 @@ def _block(one: Evaluated) -> Markup:
         tag("details", tag("summary", f"{name}: every setting"), tag("pre", json.dumps(value, indent=1, default=str), tabindex="0"))
         for name, value in settings
     ]
-    return tag("section", tag("h3", f"{one.run}, {one.name}"), facts(pairs), *folded, class_="run")
+    return joined([facts(pairs), *folded])
 
 
 def _owner(about: Mapping[str, Any] | None) -> str:

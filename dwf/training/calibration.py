@@ -91,19 +91,20 @@ def _first(batch: Batch, rows: int) -> Batch:
 
 
 class _Middling(Random):
-    """A step of middling length. Of whole numbers (of an attack's steps) it takes the one below their mean, or the one above."""
+    """A step of middling length. Of whole numbers (of an attack's steps) it takes `instead`, or the one below their mean."""
 
-    def __init__(self, *, above: bool = False) -> None:
+    def __init__(self, instead: int | None = None) -> None:
         super().__init__(0)
-        self.above, self.rest = above, 0.0
+        self.instead = instead
+        self.mean: float | None = None
 
     def choice(self, seq: Any) -> Any:
-        """What is next to the mean of `seq`, which need not be in it; `rest` remembers how far above the number below that lies."""
+        """What is next to the mean of `seq`, which need not be in it; `mean` remembers that of whole numbers."""
         mean = fmean(seq)
         if not all(isinstance(number, int) for number in seq):
             return min(seq, key=lambda number: abs(number - mean))
-        self.rest = max(self.rest, mean - floor(mean))
-        return floor(mean) + (self.above and mean > floor(mean))
+        self.mean = mean
+        return floor(mean) if self.instead is None else self.instead
 
 
 class _Shortest(Random):
@@ -146,6 +147,9 @@ def _updates(phase: Phase, one: _One, movers: Mapping[str, Mover]) -> Iterator[N
         yield
 
 
+_Numbers = NDArray[np.float64]
+
+
 class Counted(NamedTuple):
     """Operations of steps on one batch."""
 
@@ -158,19 +162,32 @@ class Counted(NamedTuple):
 
 
 def counted(phase: Phase, batch: Batch, precision: torch.dtype) -> Counted:
-    """Count the steps of `phase` on `batch`, which its subject takes."""
-    below, above = _Middling(), _Middling(above=True)
-    typical = _step(phase, _One(batch, precision, below))
-    means = []
-    for moment in [(number + 0.5) / MOMENTS for number in range(MOMENTS)] if phase.grows else [0.5]:
-        fewer = _step(phase, _One(batch, precision, below, moment)) if phase.grows else typical
-        more = _step(phase, _One(batch, precision, above, moment)) if below.rest else fewer
-        means.append(fewer + below.rest * (more - fewer))
-    flops, products = np.mean(means, 0).tolist()
-    return Counted(flops, products, typical=float(typical[0]))
+    """Count the steps of `phase` on `batch`, which its subject takes.
+
+    What grows with a number of steps that is drawn does so in proportion: it is counted at one step and at two, however many are
+    meant. A phase whose steps grow is counted at the numbers that it would draw.
+    """
+    if not phase.grows:
+        mean, typical = _long(phase, batch, precision, 0.5, 1)
+        return Counted(float(mean[0]), float(mean[1]), float(typical[0]))
+    moments = [(number + 0.5) / MOMENTS for number in range(MOMENTS)]
+    flops, products = np.mean([_long(phase, batch, precision, moment)[0] for moment in moments], 0).tolist()
+    return Counted(flops, products, typical=float(_step(phase, _One(batch, precision))[0]))
 
 
-def _step(phase: Phase, one: _One) -> NDArray[np.float64]:
+def _long(phase: Phase, batch: Batch, precision: torch.dtype, moment: float, steps: int | None = None) -> tuple[_Numbers, _Numbers]:
+    """Operations and products of the mean step and of the one that is timed, from two steps, of which `steps` is the shorter."""
+    draw = _Middling(steps)
+    shorter = _step(phase, _One(batch, precision, draw, moment))
+    if draw.mean is None:
+        return shorter, shorter
+    timed = floor(draw.mean)
+    steps = timed if steps is None else steps
+    each = 0 if draw.mean == steps else _step(phase, _One(batch, precision, _Middling(steps + 1), moment)) - shorter
+    return shorter + (draw.mean - steps) * each, shorter + (timed - steps) * each
+
+
+def _step(phase: Phase, one: _One) -> _Numbers:
     """Operations and products of a step (2,)."""
     with holding(phase), _layer_by_layer(), _Operations() as operations:
         for _ in _updates(phase, one, _movers(phase)):

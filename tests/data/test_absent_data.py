@@ -68,7 +68,7 @@ def test_trains_and_is_evaluated_on_data_as_the_hub_has_them(
 ) -> None:
     if "vit" in name:
         pytest.importorskip("timm", reason="the extra timm is not installed")
-    monkeypatch.setattr(hub, "snapshot_download", lambda repository, **_: str(snapshots[repository]))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **_: str(snapshots[repository]))
     run = read(name)
     method = smaller(run.method)
     assert type(method) is type(run.method)

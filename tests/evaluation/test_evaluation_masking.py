@@ -17,8 +17,8 @@ from dwf.evaluation.protocol import evaluate
 from dwf.evaluation.tabulate import AnyProtocol, Subject
 from dwf.models import Mixture
 
-SMALL = {"eps": EPS, "steps": 20, "apgd_steps": 20, "targets": 3, "queries": 400}
-CONVERGED = {**SMALL, "steps": 50}
+SMALL = {"eps": EPS, "steps": 10, "apgd_steps": 10, "targets": 2, "queries": 200}
+CONVERGED = {**SMALL, "steps": 50, "apgd_steps": 20}
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def test_a_rounded_input_has_no_gradient(honest: nn.Module, images: Images, tmp_
 
 
 def test_detached_features_have_no_gradient_and_fall_to_queries(honest: nn.Module, images: Images, tmp_path: Path) -> None:
-    result = run(Detached(honest), images, tmp_path, Masking(**SMALL))
+    result = run(Detached(honest), images, tmp_path, Masking(**{**SMALL, "queries": 400}))
     assert {"zero_gradient", "blackbox_beats_whitebox", "large_eps_survives"} <= trust(result)
     assert accuracy(result, "square") < accuracy(result, "apgd-t") - 0.1
 
@@ -95,7 +95,7 @@ def test_a_blocked_gate_falls_to_queries(honest: nn.Module, images: Images, tmp_
 def test_a_saturated_head_survives_any_radius(honest: nn.Module, images: Images, tmp_path: Path) -> None:
     result = run(Saturated(honest), images, tmp_path, Masking(**SMALL))
     assert {"large_eps_survives", "zero_gradient"} <= trust(result)
-    assert accuracy(result, "pgd-20") > accuracy(result, "apgd-t") + 0.1, "a loss that no scale can saturate still works"
+    assert accuracy(result, "pgd-10") > accuracy(result, "apgd-t") + 0.1, "a loss that no scale can saturate still works"
 
 
 def test_a_saturated_soft_mixture_is_seen_through(
@@ -104,11 +104,11 @@ def test_a_saturated_soft_mixture_is_seen_through(
     """The trick that any soft-gated defence can play on plain PGD."""
     result = run(SaturatedMixture(robust_mixture), images, tmp_path, Masking(**SMALL))
     assert "softened_transfer" in trust(result)
-    naive, worst = accuracy(result, "pgd-20"), result.worst_case[0].accuracy
+    naive, worst = accuracy(result, "pgd-10"), result.worst_case[0].accuracy
     assert naive > worst + 0.10
     assert result.facts["zero_gradient"].value < 0.9, "the gradient need not be zero to mislead"
     assert "softened_transfer" not in trust(taken_apart)
-    assert worst < accuracy(taken_apart, "pgd-20") + 0.10, "scaling made nothing robust"
+    assert worst < accuracy(taken_apart, "pgd-10") + 0.10, "scaling made nothing robust"
 
 
 def test_full_takes_a_mixture_apart(taken_apart: Result) -> None:

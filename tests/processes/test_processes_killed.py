@@ -59,7 +59,7 @@ def kill_and_go_on(words: Sequence[str | Path], folder: Path, sign: str, kills: 
     done(words)
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=SLOW)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=SLOW)])
 def test_a_killed_training_ends_as_if_nothing_had_happened(kills: int, trained: Undisturbed, tmp_path: Path) -> None:
     undisturbed, folder = trained.folder, tmp_path / "run"
     words = ["train", preset(tmp_path), "--device", "cpu", "--out", folder, "--resume"]
@@ -72,7 +72,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(kills: int, trained: 
         assert (folder / "phases" / phase.name / "model.safetensors").read_bytes() == (phase / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=SLOW)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=SLOW)])
 def test_a_killed_evaluation_ends_as_if_nothing_had_happened(
     kills: int, trained: Undisturbed, evaluated: Undisturbed, tmp_path: Path
 ) -> None:

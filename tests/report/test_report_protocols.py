@@ -150,6 +150,6 @@ def test_images_of_a_protocol_that_attacks_survivors_only(tmp_path):
     np.savez(folder / "eval" / "standard.images.npz", **arrays, **eps)
     np.savez(folder / "eval" / "moe.images.npz", **arrays, **eps, pgd=clean, pgd_prediction=np.arange(2))
     grids = str(report.FIGURES["Images"](report.read(folder)))
-    assert "mix, moe: images under PGD at Linf 8/255" in grids
+    assert "mix, moe: Images under PGD at Linf 8/255" in grids
     assert "FGSM" not in grids
     assert "standard" not in grids
