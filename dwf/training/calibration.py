@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import floor
 from random import Random
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +66,10 @@ def calibrate(phase: Phase, batch: Batch, precision: torch.dtype, budget: float)
 
 
 def paced(work: Callable[[int], None], whole: int, budget: float) -> float:
-    """Seconds an image of `work(images)`: the quickest of up to four calls on `whole` images, or on as many as `budget` allows.
+    """Seconds an image of `work(images)`: the median of up to four calls on `whole` images, or on as many as `budget` allows.
 
-    What nets are compiled for by a first call is not counted.
+    The quickest would be a moment's: over the minutes of a run two cores were a fifth slower. What nets are compiled for by a first
+    call is not counted.
     """
     few = min(FEW, whole)
     with torch.compiler.set_stance("force_eager"):
@@ -77,7 +78,7 @@ def paced(work: Callable[[int], None], whole: int, budget: float) -> float:
     images = max(few, min(whole, int(budget / max(seconds, 1e-9))))
     work(images)
     took = _timed(work, images)
-    return min([took, *(_timed(work, images) for _ in range(min(3, int(budget / max(took, 1e-9)))))]) / images
+    return median([took, *(_timed(work, images) for _ in range(min(3, int(budget / max(took, 1e-9)))))]) / images
 
 
 def _timed(work: Callable[[int], None], images: int) -> float:
