@@ -53,7 +53,7 @@ class Hub(Settings):
 
     def _fetched(self, place: _Place, split: Split) -> Path:
         """The cached folder with the split's files; only these are fetched (SVHN has a third split of a gigabyte)."""
-        from huggingface_hub import snapshot_download  # here: its client takes as long to import as all of dwf
+        from huggingface_hub import snapshot_download  # here: its client takes half a second that no other data set needs
 
         wanted = [f"{place.folder}/{word}*.parquet" for group in WORDS[split] for word in group]
         try:

@@ -26,6 +26,8 @@ from dwf.training.loop import advance, holding
 from dwf.training.mover import Mover
 from dwf.training.plan import Draw, Phase
 
+_Numbers = NDArray[np.float64]
+
 COUNTED = 10
 """Images of a step whose operations are counted: of them tenths of a batch, which a method may attack alone, are whole images."""
 FEW = 8
@@ -146,9 +148,6 @@ def _updates(phase: Phase, one: _One, movers: Mapping[str, Mover]) -> Iterator[N
     while (update := advance(updates, one.precision, one.batch.x.device)) is not None:
         movers[update.learner].take(update, 0.0)
         yield
-
-
-_Numbers = NDArray[np.float64]
 
 
 class Counted(NamedTuple):

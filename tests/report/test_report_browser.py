@@ -90,6 +90,12 @@ def test_it_prints(opened):
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") == 1030
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('.run > dl')].map(node => node.checkVisibility({contentVisibilityAuto: true}))"
+        )
+        == [True] * page.locator("#provenance .run").count()
+    ), "what is folded away on the screen is there on paper"
 
 
 def test_text_in_drawings_stays_readable_on_a_phone(opened):

@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from dwf import report
 from dwf.core.result import from_json
 from dwf.report.curves import curves
 from dwf.report.layout import groups
+from dwf.report.markup import FEW, blocks
 from dwf.report.provenance import command
 from dwf.report.reading import read_all
 
@@ -222,3 +224,11 @@ def test_greyscale_and_odd_journals(folder, pictures):
     lines = [{"event": "round", "phase": "train", "round": 0, "rounds": 1, "loss": float("nan")}, {"event": "stopped"}]
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     Page(report.page(report.read(folder), report.FIGURES))
+
+
+def test_more_than_a_few_blocks_are_folded_and_none_is_lost():
+    found = [(f"run {number}", Markup(f"<p>text {number}</p>")) for number in range(FEW + 1)]
+    few, many = str(blocks(found[:FEW])), str(blocks(found))
+    assert (few.count("<h3>"), few.count("<details"), blocks([])) == (FEW, 0, None)
+    assert (many.count("<h3>"), many.count("<details")) == (0, FEW + 1)
+    assert all(f"<summary>run {number}</summary><p>text {number}</p></details>" in many for number in range(FEW + 1))
